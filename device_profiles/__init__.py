@@ -1,0 +1,1 @@
+"""One TOML file per device; the name of a profile is the stem of its file."""

@@ -1,0 +1,1 @@
+"""The vocabulary of the project; imports nothing else of ours."""

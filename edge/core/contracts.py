@@ -1,0 +1,165 @@
+"""What an engine and a converter promise to the rest of the project."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator, Literal, Mapping, Protocol
+
+import msgspec
+
+from edge.core.errors import UnavailableError
+from edge.core.manifest import Variant
+from edge.core.profile import DeviceProfile
+from edge.core.tensor import TensorSpec, check_feeds
+
+if TYPE_CHECKING:
+    from edge.core.tensor import Array, Feeds
+
+
+class Availability(msgspec.Struct, frozen=True):
+    """Whether an engine or converter can be used here, and if not, why and what to do."""
+
+    ready: bool
+    version: str = ""
+    devices: tuple[str, ...] = ()
+    reason: str = ""
+    hint: str = ""
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """Where a model runs: what was asked for, what was got, and why they differ.
+
+    ``shares`` is the share of graph nodes per device or provider, as far as the engine tells;
+    ``precision`` is the one the engine says it executes in.
+    """
+
+    requested: str
+    actual: str
+    shares: dict[str, float]
+    precision: str
+    is_fallback: bool = False
+    reason: str = ""
+
+
+class Session(ABC):
+    """One loaded variant on one engine. ``run`` may be called from several threads."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    placement: Placement
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Run one batch.
+
+        Args:
+            feeds: Input name -> array, e.g. images float32 (batch, 3, H, W) in [0, 1].
+        Returns:
+            Output name -> array, owned by the caller.
+        Raises:
+            InputError: A name, dtype or fixed dimension differs from ``inputs``.
+            EngineError: The engine failed.
+        """
+        check_feeds(self.inputs, feeds)
+        return self._run(feeds)
+
+    @abstractmethod
+    def _run(self, feeds: Feeds) -> dict[str, Array]:
+        """Run feeds that were checked."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the engine's memory back; a second call does nothing."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Backend(Protocol):
+    """An engine that can run variants."""
+
+    name: str
+
+    def availability(self) -> Availability:
+        """Say whether the engine is usable here; never raises."""
+        ...
+
+    def open(
+        self,
+        variant: Variant,
+        folder: Path,
+        profile: DeviceProfile,
+        options: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """Load ``variant``, whose files lie in ``folder``.
+
+        Args:
+            options: Override the variant's own ``options`` (``device``, ``threads``, …).
+        Raises:
+            UnavailableError: The engine or the device that was asked for is not here.
+            EngineError: The engine refused the files.
+        """
+        ...
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing a check found. An ``error`` stops the conversion, a ``warning`` does not."""
+
+    severity: Literal["error", "warning", "info"]
+    message: str
+    hint: str = ""
+    nodes: tuple[str, ...] = ()
+
+
+class Samples(Protocol):
+    """Prepared inputs, each with its batch axis of 1; can be gone through more than once."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Feeds]: ...
+
+
+class ConvertRequest(msgspec.Struct, frozen=True):
+    """What a converter is to make: ``model`` is a checked, cleaned FP32 ONNX file."""
+
+    model: Path
+    profile: DeviceProfile
+    precision: str
+    calibration: Samples | None = None
+    options: dict[str, Any] = {}
+
+
+class Converter(Protocol):
+    """Writes variants for one engine. ``precisions`` are those it knows how to write."""
+
+    name: str
+    engine: str
+    precisions: tuple[str, ...]
+
+    def availability(self) -> Availability:
+        """Say whether the tools it needs are here; never raises."""
+        ...
+
+    def check(self, model: Path, profile: DeviceProfile) -> list[Finding]:
+        """Say what of ``model`` the profile's engine will not take, before any work is done."""
+        ...
+
+    def convert(self, request: ConvertRequest, into: Path) -> Variant:
+        """Write the files into the empty folder ``into`` and describe them.
+
+        Raises:
+            ModelError: The model can't be converted to this format or precision.
+            InputError: Calibration samples are missing or do not fit.
+        """
+        ...
+
+
+def ensure_ready(name: str, availability: Availability) -> None:
+    """Raise ``UnavailableError`` with the reason unless ``availability`` says ready."""
+    if not availability.ready:
+        raise UnavailableError(
+            f"{name} is not available here: {availability.reason}", hint=availability.hint
+        )
