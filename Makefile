@@ -1,0 +1,49 @@
+# Everything a newcomer types. Needs Python >= 3.10, pip and make; no root, no broker, no accelerator.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types check bench lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Create the virtual environment with locked dependencies
+
+$(READY): requirements.lock pyproject.toml
+	@echo "Setting up $(VENV) (once; a minute or two)"
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+	  $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	  $(PYTHON) -m pip --quiet --python $(BIN)/python install pip; }
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## Convert the sample model, serve it, send it pictures, show live telemetry
+	@$(BIN)/python examples/demo.py
+
+test: $(READY) ## Run the tests
+	@$(BIN)/python -m pytest --numprocesses auto --quiet
+
+lint: $(READY) ## Check style, format and who imports whom
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+types: $(READY) ## Check types
+	@$(BIN)/mypy
+
+check: lint types test ## All of the above: what CI runs
+
+bench: $(READY) ## Run the benchmarks that need no peers, and rewrite their tables
+	@for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+
+lock: ## Lock the newest dependencies, with hashes for every platform (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --upgrade \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url -o requirements.lock
+
+clean: ## Remove the virtual environment, caches and build results
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
