@@ -1,0 +1,1 @@
+"""Model -> checks -> converters -> measurement -> gate -> bundle."""

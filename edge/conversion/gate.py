@@ -1,0 +1,111 @@
+"""The gate: which variants keep the accuracy that was asked for, and which of those to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from edge.conversion.report import Gate
+from edge.core.manifest import Metric, Variant
+from edge.core.profile import DeviceProfile
+
+DEFAULT_METRIC_DROP = 1.0
+"""Points of the task's metric that a variant may lose when nothing else was asked for."""
+
+DEFAULT_AGREEMENT_DROP = 5.0
+"""The same in points of agreement. Wider: two models that are equally right on a set of
+pictures still differ on several percent of them, so agreement falls faster than accuracy."""
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """``kept`` go into the bundle, best first; the first of them is the chosen one."""
+
+    kept: tuple[Variant, ...]
+    gate: Gate
+    drops: dict[str, float | None]
+
+
+def decide(
+    variants: Sequence[Variant],
+    profile: DeviceProfile,
+    *,
+    source_metric: Metric | None,
+    max_drop: float | None,
+    keep_all: bool,
+    is_latency_valid: bool,
+) -> Decision:
+    """Choose among measured variants.
+
+    Args:
+        keep_all: Keep every variant (a precision was asked for by name); else the best per engine.
+        is_latency_valid: Latency here says something of the device, so the fastest wins; else
+            the profile's order of precisions and engines decides.
+    """
+    measure = source_metric.name if source_metric else "agreement"
+    default = DEFAULT_METRIC_DROP if source_metric else DEFAULT_AGREEMENT_DROP
+    bound = default if max_drop is None else max_drop
+    drops = {variant.id: _drop(variant, source_metric) for variant in variants}
+
+    def passes(variant: Variant) -> bool:
+        drop = drops[variant.id]
+        return drop is not None and drop <= bound
+
+    def rank(variant: Variant) -> tuple[bool, float, int, int]:
+        latency = variant.latency_ms.p50 if variant.latency_ms and is_latency_valid else 0.0
+        return (
+            not passes(variant),
+            latency,
+            _position(variant.precision, profile.precision.preference),
+            _position(variant.engine, profile.runtimes.order),
+        )
+
+    ranked = sorted(variants, key=rank)
+    kept = ranked if keep_all else _best_per_engine(ranked, drops, bound)
+    missed = [variant.id for variant in kept if not passes(variant)]
+    gate = Gate(bound, measure, met=not missed, why=_why(kept, drops, bound, measure, missed))
+    return Decision(
+        tuple(msgspec.structs.replace(v, chosen=v is kept[0]) for v in kept), gate, drops
+    )
+
+
+def _drop(variant: Variant, source_metric: Metric | None) -> float | None:
+    """Points lost against the source; None when nothing was measured."""
+    if source_metric is not None:
+        return None if variant.metric is None else source_metric.value - variant.metric.value
+    return None if variant.agreement is None else 100.0 * (1.0 - variant.agreement)
+
+
+def _best_per_engine(
+    ranked: Sequence[Variant], drops: dict[str, float | None], bound: float
+) -> list[Variant]:
+    best: dict[str, Variant] = {}
+    for variant in ranked:
+        best.setdefault(variant.engine, variant)
+    passing = [v for v in best.values() if (d := drops[v.id]) is not None and d <= bound]
+    return passing or list(best.values())[:1]
+
+
+def _position(item: str, order: Sequence[str]) -> int:
+    return order.index(item) if item in order else len(order)
+
+
+def _why(
+    kept: Sequence[Variant],
+    drops: dict[str, float | None],
+    bound: float,
+    measure: str,
+    missed: Sequence[str],
+) -> str:
+    if missed:
+        lost = "; ".join(f"{name} {_lost(drops[name], measure)}" for name in missed)
+        return f"{lost}; {bound:g} allowed"
+    first = kept[0]
+    return f"{first.id} {_lost(drops[first.id], measure)}; {bound:g} allowed"
+
+
+def _lost(drop: float | None, measure: str) -> str:
+    if drop is None:
+        return "was not measured"
+    verb = "loses" if drop > 0 else "gains" if drop < 0 else "keeps"
+    return f"{verb} {abs(drop):.2f} points of {measure}" if drop else f"keeps all {measure}"

@@ -1,0 +1,91 @@
+"""Which variants to make: the profile's engines times the precisions that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from edge.conversion.report import Refusal
+from edge.core import plugins
+from edge.core.contracts import Converter
+from edge.core.errors import InputError, UnsupportedError
+from edge.core.profile import DeviceProfile
+
+AUTO = "auto"
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One variant to make."""
+
+    converter: Converter
+    precision: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.converter.engine}-{self.precision}"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    steps: tuple[Step, ...]
+    refused: tuple[Refusal, ...]
+
+
+def make_plan(
+    profile: DeviceProfile, precision: str, *, has_calibration: bool, engines: Sequence[str] = ()
+) -> Plan:
+    """List what to make and what not, and why.
+
+    Args:
+        precision: One of ``PRECISIONS``, or ``auto`` for all that the profile prefers.
+        engines: Only these of the profile's engines; empty takes all.
+    Raises:
+        InputError: The device does not take the precision, or INT8 without calibration data.
+        UnsupportedError: Nothing is left to make.
+    """
+    legal = profile.precision.legal
+    if precision not in (AUTO, *legal):
+        raise InputError(
+            f"{profile.name} does not run {precision}", hint=f"it takes {', '.join(legal)} or auto"
+        )
+    if precision == "int8" and not has_calibration:
+        raise InputError("int8 needs real samples to calibrate on", hint="add --calib IMAGES/")
+    wanted = [p for p in PRECISIONS if p in legal] if precision == AUTO else [precision]
+    converters = {converter.engine: converter for converter in plugins.converters().values()}
+    steps: list[Step] = []
+    refused: list[Refusal] = []
+    for engine in _selected(profile, engines):
+        converter = converters.get(engine)
+        reason = _unusable(converter)
+        if converter is None or reason:
+            refused.append(Refusal(engine, reason))
+            continue
+        for name in wanted:
+            if name == "int8" and not has_calibration:
+                refused.append(Refusal(f"{engine}-int8", "needs calibration samples (--calib)"))
+            elif name in converter.precisions:
+                steps.append(Step(converter, name))
+            elif precision != AUTO:
+                refused.append(Refusal(f"{engine}-{name}", "its converter does not write it"))
+    if not steps:
+        reasons = "; ".join(f"{item.id}: {item.why}" for item in refused)
+        raise UnsupportedError(f"nothing can be made for {profile.name}: {reasons}")
+    return Plan(tuple(steps), tuple(refused))
+
+
+def _selected(profile: DeviceProfile, engines: Sequence[str]) -> tuple[str, ...]:
+    order = profile.runtimes.order
+    unknown = [engine for engine in engines if engine not in order]
+    if unknown:
+        raise InputError(
+            f"{profile.name} has no engine {', '.join(unknown)}", hint=f"it has {', '.join(order)}"
+        )
+    return tuple(engine for engine in order if not engines or engine in engines)
+
+
+def _unusable(converter: Converter | None) -> str:
+    if converter is None:
+        return "no converter writes for it yet"
+    availability = converter.availability()
+    return "" if availability.ready else availability.reason
