@@ -64,9 +64,13 @@ class ImageSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OutputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How outputs become an answer: the name of a decoder and what it needs to know."""
+    """How outputs become an answer: the name of a decoder and what it needs to know.
+
+    ``top`` is the number of labels to give; the thresholds are for boxes.
+    """
 
     decode: str = "softmax"
+    top: int = 5
     score_threshold: float = 0.3
     iou_threshold: float = 0.45
 

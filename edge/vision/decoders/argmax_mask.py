@@ -1,0 +1,30 @@
+"""Class scores per pixel (1, classes, height, width) become a mask of the picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge.vision.decoding import only_output, placed
+from edge.vision.predictions import Mask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edge.core.spec import OutputSpec
+    from edge.core.tensor import Array
+    from edge.vision.geometry import Geometry
+
+
+def decode(
+    outputs: Mapping[str, Array],
+    geometry: Geometry | None,
+    spec: OutputSpec,
+    labels: Sequence[str],
+) -> Mask:
+    """The best class of each pixel, in the picture's own size; the padding is cut off."""
+    scores = only_output(outputs, 4, "(1, classes, height, width)")
+    classes = scores.argmax(axis=0)
+    return Mask.from_array(placed(geometry).mask_to_picture(classes), labels)
+
+
+DECODER = decode
