@@ -1,1 +1,85 @@
 """Model -> checks -> converters -> measurement -> gate -> bundle."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edge.conversion.build import Progress
+from edge.conversion.pipeline import Conversion as Conversion
+from edge.conversion.pipeline import Request, convert_model
+from edge.conversion.plan import AUTO
+from edge.core.profile import load_profile
+from edge.core.spec import ModelSpec, load_spec
+
+_Path = str | os.PathLike[str]
+
+
+def convert(
+    source: _Path,
+    *,
+    profile: str = "host",
+    spec: _Path | None = None,
+    precision: str = AUTO,
+    engines: Sequence[str] = (),
+    calibration: _Path | None = None,
+    evaluation: _Path | None = None,
+    max_drop: float | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    batch: int | None = None,
+    name: str | None = None,
+    version: str | None = None,
+    output: _Path | None = None,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Convert a model for a device, measure the result here, and write a bundle.
+
+    Args:
+        source: An ONNX file.
+        profile: The device; ``edge profiles`` lists them.
+        spec: A ``model.toml`` with what the file can't say.
+        precision: ``fp32``, ``bf16``, ``fp16``, ``int8``; ``auto`` tries all and keeps the best.
+        engines: Only these of the profile's engines.
+        calibration: Real samples for INT8: a folder of pictures, or an npz of tensors.
+        evaluation: Labelled samples to measure accuracy on.
+        max_drop: Points of the metric (without labels: of agreement) that may be lost.
+        shapes: Fixed shape by input name.
+        batch: Fixed size of the first axis of all inputs.
+        name: Of the bundle; default is the spec's, else the file's stem.
+        version: Of the bundle; default is the spec's.
+        output: Default is ``<name>.edge`` here.
+        progress: Called with a stage's title, how much of it is done, and how much there is.
+    Raises:
+        ModelError: The source can't be read, or the device can't take it.
+        InputError: Data or options do not fit the model, or the output can't be written.
+        UnsupportedError: Nothing can be made for this device here.
+    """
+    path = Path(source)
+    model = _named(load_spec(Path(spec)) if spec else ModelSpec(), path, name, version)
+    request = Request(
+        source=path,
+        profile=load_profile(profile),
+        spec=model,
+        output=Path(output) if output else Path(f"{model.name}.edge"),
+        precision=precision,
+        engines=tuple(engines),
+        calibration=Path(calibration) if calibration else None,
+        evaluation=Path(evaluation) if evaluation else None,
+        max_drop=max_drop,
+        shapes=dict(shapes or {}),
+        batch=batch,
+    )
+    return convert_model(request, progress or _silent)
+
+
+def _named(spec: ModelSpec, source: Path, name: str | None, version: str | None) -> ModelSpec:
+    chosen = name or spec.name or re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).strip("-.")
+    return msgspec.structs.replace(spec, name=chosen or "model", version=version or spec.version)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass

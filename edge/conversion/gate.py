@@ -19,11 +19,11 @@ pictures still differ on several percent of them, so agreement falls faster than
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """``kept`` go into the bundle, best first; the first of them is the chosen one."""
+    """All variants, best first, and those of them that go into the bundle."""
 
+    ranked: tuple[Variant, ...]
     kept: tuple[Variant, ...]
     gate: Gate
-    drops: dict[str, float | None]
 
 
 def decide(
@@ -64,9 +64,10 @@ def decide(
     kept = ranked if keep_all else _best_per_engine(ranked, drops, bound)
     missed = [variant.id for variant in kept if not passes(variant)]
     gate = Gate(bound, measure, met=not missed, why=_why(kept, drops, bound, measure, missed))
-    return Decision(
-        tuple(msgspec.structs.replace(v, chosen=v is kept[0]) for v in kept), gate, drops
-    )
+    best = msgspec.structs.replace(kept[0], chosen=True)
+    ids = {variant.id for variant in kept}
+    ranked = [best if variant.id == best.id else variant for variant in ranked]
+    return Decision(tuple(ranked), tuple(v for v in ranked if v.id in ids), gate)
 
 
 def _drop(variant: Variant, source_metric: Metric | None) -> float | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.core.contracts import Session
-from edge.core.manifest import Golden
+from edge.bundle import save_tensors
+from edge.core.manifest import Golden, Variant
 
 if TYPE_CHECKING:
-    from edge.core.tensor import Array, Feeds
+    from edge.conversion.datasets import Dataset
+    from edge.conversion.opening import Opened
+    from edge.core.tensor import Feeds
 
 COUNT = 4
 TOTAL_BYTES = 16 * 1024 * 1024
@@ -23,31 +26,24 @@ magnitude, as kernels of other instruction sets sum in another order."""
 
 
 def make_goldens(
-    feeds: Sequence[Feeds],
-    reference: Session,
-    sessions: Mapping[str, Session],
-    folder: Path,
-    save: Callable[[Path, Mapping[str, Array]], None],
+    dataset: Dataset, opened: Opened, variants: Sequence[Variant], folder: Path
 ) -> tuple[Golden, ...]:
-    """Write ``goldens/<n>/`` under ``folder`` and describe them.
-
-    Args:
-        sessions: Variant id -> session; one golden serves all of them.
-        save: Writes named arrays to a path.
-    """
+    """Write ``goldens/<n>/`` under ``folder`` and describe them; one serves all ``variants``."""
+    sessions = {v.id: opened.sessions[v.id] for v in variants if v.id in opened.sessions}
     goldens: list[Golden] = []
     used = 0
-    for number, inputs in enumerate(feeds[:COUNT]):
-        expected = reference.run(inputs)
-        used += sum(array.nbytes for array in (*inputs.values(), *expected.values()))
+    for number, example in enumerate(islice(dataset, COUNT)):
+        expected = opened.reference.run(example.feeds)
+        used += sum(array.nbytes for array in (*example.feeds.values(), *expected.values()))
         if goldens and used > TOTAL_BYTES:
             break
         place = f"goldens/{number}"
         (folder / place).mkdir(parents=True)
-        save(folder / place / "inputs.npz", inputs)
-        save(folder / place / "expected.npz", expected)
+        save_tensors(folder / place / "inputs.npz", example.feeds)
+        save_tensors(folder / place / "expected.npz", expected)
         tolerances = {
-            name: _tolerances(expected, session.run(inputs)) for name, session in sessions.items()
+            name: _tolerances(expected, session.run(example.feeds))
+            for name, session in sessions.items()
         }
         goldens.append(Golden(f"{place}/inputs.npz", f"{place}/expected.npz", tolerances))
     return tuple(goldens)

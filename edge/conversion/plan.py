@@ -28,6 +28,9 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
+    """What to make for ``profile``, and what not and why."""
+
+    profile: DeviceProfile
     steps: tuple[Step, ...]
     refused: tuple[Refusal, ...]
 
@@ -71,7 +74,7 @@ def make_plan(
     if not steps:
         reasons = "; ".join(f"{item.id}: {item.why}" for item in refused)
         raise UnsupportedError(f"nothing can be made for {profile.name}: {reasons}")
-    return Plan(tuple(steps), tuple(refused))
+    return Plan(profile, tuple(steps), tuple(refused))
 
 
 def _selected(profile: DeviceProfile, engines: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,33 @@
+"""Arguments that several subcommands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """The model to convert or check, and the device it is for."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="the model, an ONNX file")
+    parser.add_argument("--profile", default="host", help="the device (default: this machine)")
+    parser.add_argument("--spec", type=Path, metavar="MODEL.toml", help="what the file can't say")
+    parser.add_argument(
+        "--shape",
+        type=_shape,
+        action="append",
+        default=[],
+        metavar="NAME=1x3x224x224",
+        help="fix the shape of an input (repeatable)",
+    )
+    parser.add_argument("--batch", type=int, help="fix the batch dimension of all inputs")
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, dims = text.rpartition("=")
+    try:
+        sizes = tuple(int(dim) for dim in dims.split("x"))
+    except ValueError:
+        sizes = ()
+    if not name or not sizes or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like images=1x3x224x224")
+    return name, sizes

@@ -1,0 +1,132 @@
+"""``edge convert``: a model in, a measured bundle out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edge.cli import _arguments, _output, _progress
+
+if TYPE_CHECKING:
+    from edge.conversion.report import Report, VariantRow
+    from edge.core.manifest import Latency, Metric
+
+HELP = "convert a model for a device: quantize, measure, prove, bundle"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _arguments.add_source(parser)
+    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16, int8 or int4")
+    parser.add_argument(
+        "--engine", action="append", default=[], help="only this engine of the profile (repeatable)"
+    )
+    parser.add_argument(
+        "--calib", type=Path, metavar="DIR|NPZ", help="real samples to calibrate INT8 on"
+    )
+    parser.add_argument(
+        "--eval", type=Path, metavar="DIR|NPZ", help="labelled samples to measure accuracy on"
+    )
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="accuracy that may be lost: points of the metric with --eval, else of agreement",
+    )
+    parser.add_argument("--name", help="name of the model (default: the file's)")
+    parser.add_argument("--version", help="version of the model (default: 1)")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT.edge")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from edge.cli._main import EXIT_DONE, EXIT_GATE
+    from edge.conversion import convert
+
+    with _progress.bars() as progress:
+        conversion = convert(
+            args.source,
+            profile=args.profile,
+            spec=args.spec,
+            precision=args.precision,
+            engines=args.engine,
+            calibration=args.calib,
+            evaluation=args.eval,
+            max_drop=args.max_drop,
+            shapes=dict(args.shape),
+            batch=args.batch,
+            name=args.name,
+            version=args.version,
+            output=args.output,
+            progress=progress,
+        )
+    if args.json:
+        report = msgspec.to_builtins(conversion.report)
+        _output.print_json({**report, "bundle": str(conversion.path)})
+    else:
+        print_report(conversion.report, conversion.path)
+    return EXIT_DONE if conversion.report.gate.met else EXIT_GATE
+
+
+def print_report(report: Report, bundle: Path) -> None:
+    """Print the table that ends a conversion; fits 80 columns."""
+    metric = report.source.metric
+    heading = metric.name if metric else ""
+    columns = ["variant", "size", *([heading] if metric else []), "agree", "p50", "p99", "speed-up"]
+    _output.say()
+    _output.table(
+        f"{report.model.name} {report.model.version} for {report.profile}",
+        columns,
+        [
+            _source_row(report),
+            *(_row(row, has_metric=metric is not None) for row in report.variants),
+        ],
+        right=columns[1:],
+    )
+    _output.say()
+    mark = "[green]✓[/]" if report.gate.met else "[red]✗[/]"
+    _output.say(f"{mark} gate     {report.gate.why}")
+    _output.say(f"[dim]·[/] data     {report.data}")
+    for row in report.variants:
+        for note in row.notes:
+            _output.say(f"[dim]·[/] {row.id}: {note}")
+    for refusal in report.tried:
+        _output.say(f"[dim]· left out {refusal.id}: {refusal.why}[/]")
+    _output.say(f"[bold]→ {bundle}[/]  {_output.size_text(bundle.stat().st_size)}")
+
+
+def _source_row(report: Report) -> list[str]:
+    source = report.source
+    return [
+        "  source, FP32",
+        _output.size_text(source.size_bytes),
+        *_metric_cell(source.metric, has_metric=source.metric is not None),
+        "",
+        *_latency_cells(source.latency_ms),
+        "1.00×",
+    ]
+
+
+def _row(row: VariantRow, *, has_metric: bool) -> list[str]:
+    return [
+        ("● " if row.chosen else "○ " if row.in_bundle else "  ") + row.id,
+        _output.size_text(row.size_bytes),
+        *_metric_cell(row.metric, has_metric=has_metric),
+        "" if row.agreement is None else _output.percent_text(row.agreement),
+        *_latency_cells(row.latency_ms),
+        "" if row.speedup is None else f"{row.speedup:.2f}×",
+    ]
+
+
+def _metric_cell(metric: Metric | None, *, has_metric: bool) -> list[str]:
+    return [f"{metric.value:.2f}" if metric else ""] if has_metric else []
+
+
+def _latency_cells(latency: Latency | None) -> list[str]:
+    return (
+        ["", ""]
+        if latency is None
+        else [_output.ms_text(latency.p50), _output.ms_text(latency.p99)]
+    )

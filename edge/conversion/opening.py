@@ -1,0 +1,90 @@
+"""Opens the source and the variants on this machine, to be measured side by side."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge.conversion.source import PreparedSource
+from edge.core import plugins
+from edge.core.contracts import Session, ensure_ready
+from edge.core.errors import EdgeError
+from edge.core.manifest import FileEntry, Variant
+from edge.core.profile import DeviceProfile, load_profile
+
+REFERENCE_ENGINE = "onnxruntime"
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """Sessions by variant id; ``notes`` say by id where one runs, or why it does not."""
+
+    reference: Session
+    sessions: dict[str, Session]
+    notes: dict[str, str]
+
+
+@contextmanager
+def open_all(
+    prepared: PreparedSource, variants: Sequence[Variant], profile: DeviceProfile, folder: Path
+) -> Iterator[Opened]:
+    """Open the source and each variant in ``folder/variants`` whose engine is here.
+
+    Raises:
+        EdgeError: The source itself can not be run.
+    """
+    with ExitStack() as stack:
+        reference = stack.enter_context(_open_source(prepared))
+        sessions: dict[str, Session] = {}
+        notes: dict[str, str] = {}
+        for variant in variants:
+            place = folder / "variants" / variant.id
+            try:
+                options, note = _options_here(variant.engine, profile)
+                session = plugins.backend(variant.engine).open(variant, place, profile, options)
+            except EdgeError as error:
+                notes[variant.id] = f"not measured: {error}"
+                continue
+            sessions[variant.id] = stack.enter_context(session)
+            if note:
+                notes[variant.id] = note
+        yield Opened(reference, sessions, notes)
+
+
+def machine(engine: str = "") -> str:
+    """What figures that were taken here say of where: processor, cores, engine."""
+    host = load_profile("host")
+    parts = [host.compute.cpu, f"{host.compute.cores} cores", platform.machine()]
+    if engine:
+        parts.append(f"{engine} {plugins.backend(engine).availability().version}")
+    return ", ".join(parts)
+
+
+def _open_source(prepared: PreparedSource) -> Session:
+    """The file as it was given, in FP32: what every variant is compared with."""
+    backend = plugins.backend(REFERENCE_ENGINE)
+    ensure_ready(REFERENCE_ENGINE, backend.availability())
+    whole = Variant(
+        id="source",
+        engine=REFERENCE_ENGINE,
+        precision="fp32",
+        files=(FileEntry(prepared.source.name, prepared.sha256, prepared.size_bytes),),
+        inputs=prepared.inputs,
+        outputs=prepared.outputs,
+    )
+    return backend.open(whole, prepared.source.parent, load_profile("host"), {"device": "cpu"})
+
+
+def _options_here(engine: str, profile: DeviceProfile) -> tuple[dict[str, Any], str]:
+    """The profile's options for ``engine``, on the CPU where its device is not in this machine."""
+    availability = plugins.backend(engine).availability()
+    ensure_ready(engine, availability)
+    options = dict(profile.runtimes.options.get(engine, {}))
+    device = str(options.get("device", "cpu"))
+    if device.lower() in {name.lower() for name in availability.devices}:
+        return options, ""
+    return {**options, "device": "cpu"}, f"measured on the CPU: there is no {device} here"

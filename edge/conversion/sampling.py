@@ -1,0 +1,97 @@
+"""The samples of a conversion: what to calibrate on, and what to measure on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edge.conversion.datasets import Dataset, Pictures, open_dataset
+from edge.conversion.source import noise
+from edge.core.contracts import Samples
+from edge.core.errors import SettingsError
+from edge.core.spec import ModelSpec, Task
+from edge.core.tensor import TensorSpec
+
+if TYPE_CHECKING:
+    from edge.core.tensor import Feeds
+    from edge.vision import Geometry
+
+CALIBRATION_SAMPLES = 300
+"""Where the accuracy of static calibration levels off: 300 to 500 real samples."""
+
+AGREEMENT_SAMPLES = 100
+SYNTHETIC_SAMPLES = 16
+NOISE_AXIS = 16
+"""Size of dynamic axes other than the batch, where nothing else says one."""
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """``title`` says what ``measured`` is; ``task`` is the one whose measures fit it."""
+
+    calibration: Samples | None
+    measured: Dataset
+    title: str
+    task: Task
+    labels: tuple[str, ...]
+
+
+def open_sampling(
+    spec: ModelSpec,
+    inputs: tuple[TensorSpec, ...],
+    calibration: Path | None,
+    evaluation: Path | None,
+) -> Sampling:
+    """Open what was given; without any data, figures are taken on noise, and say so.
+
+    Raises:
+        InputError: Data can't be read or does not fit ``inputs``.
+        SettingsError: The file of labels can't be read.
+    """
+    labels = _labels(spec)
+    samples = None
+    if calibration is not None:
+        samples = open_dataset(
+            calibration, "calib", spec, inputs, labels=labels, limit=CALIBRATION_SAMPLES
+        ).samples
+    if evaluation is not None:
+        measured: Dataset = open_dataset(evaluation, "eval", spec, inputs, labels=labels)
+        title = f"measured on {len(measured)} samples of {evaluation.name}"
+    elif calibration is not None:
+        measured = open_dataset(
+            calibration, "calib", spec, inputs, labels=labels, limit=AGREEMENT_SAMPLES
+        )
+        title = f"measured on {len(measured)} calibration samples, so optimistic; give --eval"
+    else:
+        measured = _Noise(inputs, None)
+        title = f"measured on {len(measured)} samples of noise, for want of --eval or --calib"
+    return Sampling(samples, measured, title, _task(spec.task, measured), labels)
+
+
+class _Noise(Dataset):
+    """Reproducible values of the right shapes, for when there is no data at all."""
+
+    def __len__(self) -> int:
+        return SYNTHETIC_SAMPLES
+
+    def _read(self, index: int) -> tuple[Feeds, Geometry | None, str]:
+        return noise(self.inputs, NOISE_AXIS, seed=index), None, f"noise {index}"
+
+
+def _labels(spec: ModelSpec) -> tuple[str, ...]:
+    if not spec.labels:
+        return ()
+    try:
+        return tuple(Path(spec.labels).read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"can not read labels {spec.labels}: {error}",
+            hint="labels names a text file with one class a line, beside model.toml",
+        ) from error
+
+
+def _task(task: Task, measured: Dataset) -> Task:
+    """Boxes and masks are compared on pictures only: tensors alone do not say where they lie."""
+    has_pictures = isinstance(measured, Pictures)
+    return task if has_pictures or task == "classification" else "tensors"
