@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from edge.core.spec import ImageSpec, OutputSpec, Task
 from edge.core.tensor import TensorSpec
 
 SCHEMA = 1
 
+# Constraints hold when a manifest is read. Names end up in paths, URLs, MQTT topics and metric
+# labels, hence the few letters.
+Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?\Z")]
+Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+_SEGMENT = r"[A-Za-z0-9_](?:[A-Za-z0-9._+-]{0,98}[A-Za-z0-9_+-])?"
+EntryPath = Annotated[str, Meta(pattern=rf"\A{_SEGMENT}(?:/{_SEGMENT}){{0,7}}\Z")]
+"""Relative, forward slashes, no segment that starts or ends with a dot."""
+
+NotNegative = Annotated[float, Meta(ge=0)]
+
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of the bundle; ``path`` is relative to its root, with forward slashes."""
 
-    path: str
-    sha256: str
-    size_bytes: int
+    path: EntryPath
+    sha256: Digest
+    size_bytes: Annotated[int, Meta(ge=0)]
 
 
 class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,8 +41,8 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Percentiles of single inferences, one after the other, in milliseconds."""
 
-    p50: float
-    p99: float
+    p50: NotNegative
+    p99: NotNegative
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,8 +55,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     empty until measured.
     """
 
-    id: str
-    engine: str
+    id: Name
+    engine: Name
     precision: str
     files: tuple[FileEntry, ...]
     inputs: tuple[TensorSpec, ...]
@@ -54,7 +65,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     built_with: dict[str, str] = {}
     requires: dict[str, str] = {}
     metric: Metric | None = None
-    agreement: float | None = None
+    agreement: Annotated[float, Meta(ge=0, le=1)] | None = None
     latency_ms: Latency | None = None
     measured_on: str = ""
     chosen: bool = False
@@ -72,9 +83,9 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expected output that counts as right on any machine.
     """
 
-    inputs: str
-    expected: str
-    tolerances: dict[str, dict[str, float]]
+    inputs: EntryPath
+    expected: EntryPath
+    tolerances: dict[str, dict[str, NotNegative]]
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,11 +95,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     schema: int
-    name: str
-    version: str
+    name: Name
+    version: Name
     task: Task
-    profile: str
-    source_sha256: str
+    profile: Name
+    source_sha256: Digest
     variants: tuple[Variant, ...]
     goldens: tuple[Golden, ...] = ()
     files: tuple[FileEntry, ...] = ()

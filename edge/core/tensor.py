@@ -18,7 +18,7 @@ Dim = int | str
 """A fixed size, or the name of a dynamic axis such as ``"batch"``."""
 
 
-class TensorSpec(msgspec.Struct, frozen=True):
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name, numpy dtype name (``float32``; ``string`` for text) and shape of one tensor."""
 
     name: str
