@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from edge.core.errors import SettingsError
 
 DEFAULT_PATH = Path("edge.toml")
+
+Positive = msgspec.Meta(gt=0)
+Section = TypeVar("Section", bound=msgspec.Struct)
 
 
 class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -20,8 +24,8 @@ class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: tuple[str, ...] = ()
     http: str = "127.0.0.1:8000"
     engine: str = ""
-    drain_s: float = 10.0
-    max_body_bytes: int = 256 * 1024 * 1024
+    drain_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    max_body_bytes: Annotated[int, Positive] = 256 * 1024 * 1024
 
 
 class Mqtt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,8 +34,8 @@ class Mqtt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str = ""
     fleet: str = "default"
     device: str = ""
-    interval_s: float = 5.0
-    keepalive_s: int = 30
+    interval_s: Annotated[float, Positive] = 5.0
+    keepalive_s: Annotated[int, Positive] = 30
 
     @property
     def device_name(self) -> str:
@@ -51,27 +55,39 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.envi
     Raises:
         SettingsError: The file can't be read, or a key or value is not known.
     """
-    tables = _read(path)
-    for section in Settings.__struct_fields__:
-        for key in getattr(Settings(), section).__struct_fields__:
-            value = environ.get(f"EDGE_{section}_{key}".upper())
-            if value is not None:
-                is_list = key == "models"
-                tables.setdefault(section, {})[key] = value.split(os.pathsep) if is_list else value
-    try:
-        return msgspec.convert(tables, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"{path or DEFAULT_PATH} or EDGE_*: {error}") from error
+    settings = _read(path)
+    sections = settings.__struct_fields__
+    overlaid = {name: _overlay(name, getattr(settings, name), environ) for name in sections}
+    return msgspec.structs.replace(settings, **overlaid)
 
 
-def _read(path: Path | None) -> dict[str, Any]:
+def _read(path: Path | None) -> Settings:
     if path is None and not DEFAULT_PATH.is_file():
-        return {}
+        return Settings()
     source = path or DEFAULT_PATH
     try:
-        tables: dict[str, Any] = msgspec.toml.decode(source.read_bytes())
-        return tables
+        return msgspec.toml.decode(source.read_bytes(), type=Settings)
     except OSError as error:
         raise SettingsError(f"can not read {source}: {error.strerror}") from error
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{source}: {error}") from error
+
+
+def _overlay(section: str, table: Section, environ: Mapping[str, str]) -> Section:
+    """``table`` with what the variables of its section say; lists are split like ``PATH``."""
+    prefix = f"EDGE_{section}_".upper()
+    fields = {field.name: field for field in msgspec.structs.fields(table)}
+    changes: dict[str, Any] = {}
+    for variable in sorted(name for name in environ if name.startswith(prefix)):
+        key = variable[len(prefix) :].lower()
+        if key not in fields:
+            known = ", ".join(f"{prefix}{name.upper()}" for name in fields)
+            raise SettingsError(f"unknown variable {variable}", hint=f"there are: {known}")
+        text = environ[variable]
+        is_list = isinstance(getattr(table, key), tuple)
+        value = [part for part in text.split(os.pathsep) if part] if is_list else text
+        try:
+            changes[key] = msgspec.convert(value, fields[key].type, strict=False)
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"{variable}={text!r}: {error}") from error
+    return msgspec.structs.replace(table, **changes)

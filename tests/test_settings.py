@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from edge.core.errors import SettingsError
+from edge.settings import Settings, load_settings
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "edge.toml"
+
+
+def test_without_file_and_variables_defaults_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(environ={}) == Settings()
+
+
+def test_file_in_the_working_folder_is_read_unasked(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_text('[mqtt]\nfleet = "north"\n')
+    monkeypatch.chdir(path.parent)
+    assert load_settings(environ={}).mqtt.fleet == "north"
+
+
+def test_variables_win_over_the_file(path: Path) -> None:
+    path.write_text('[serve]\nhttp = "0.0.0.0:80"\ndrain_s = 3.0\n')
+    settings = load_settings(path, {"EDGE_SERVE_DRAIN_S": "1.5", "EDGE_MQTT_KEEPALIVE_S": "60"})
+    assert settings.serve.http == "0.0.0.0:80"
+    assert settings.serve.drain_s == 1.5
+    assert settings.mqtt.keepalive_s == 60
+
+
+def test_variables_of_others_are_ignored(path: Path) -> None:
+    path.touch()
+    assert load_settings(path, {"EDGE_HOME": "/x", "EDGEX": "1", "PATH": "/bin"}) == Settings()
+
+
+def test_a_list_is_split_like_path(path: Path) -> None:
+    path.touch()
+    environ = {"EDGE_SERVE_MODELS": os.pathsep.join(["a.edge", "", "models"])}
+    assert load_settings(path, environ).serve.models == ("a.edge", "models")
+
+
+def test_an_empty_variable_empties_a_list(path: Path) -> None:
+    path.write_text('[serve]\nmodels = ["a.edge"]\n')
+    assert load_settings(path, {"EDGE_SERVE_MODELS": ""}).serve.models == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[serve]\nhttq = 1\n", "httq"),
+        ("[server]\n", "server"),
+        ("[serve]\ndrain_s = 'soon'\n", "drain_s"),
+        ("[serve]\nhttp = 8000\n", "http"),
+        ("[serve]\nmax_body_bytes = 0\n", "max_body_bytes"),
+        ("[mqtt]\ninterval_s = 0\n", "interval_s"),
+        ("[serve\n", "line 1"),
+    ],
+)
+def test_what_a_file_may_not_hold_is_named_with_the_file(path: Path, text: str, named: str) -> None:
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=named) as caught:
+        load_settings(path, {})
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_refused(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe[serve]")
+    with pytest.raises(SettingsError, match=r"edge\.toml"):
+        load_settings(path, {})
+
+
+def test_a_file_that_was_asked_for_must_exist(path: Path) -> None:
+    with pytest.raises(SettingsError, match="No such file"):
+        load_settings(path, {})
+
+
+def test_an_unknown_variable_is_named_with_those_that_exist(path: Path) -> None:
+    path.touch()
+    with pytest.raises(SettingsError, match="EDGE_SERVE_HTTQ") as caught:
+        load_settings(path, {"EDGE_SERVE_HTTQ": "x"})
+    assert "EDGE_SERVE_HTTP" in caught.value.hint
+
+
+@pytest.mark.parametrize("value", ["soon", "-1"])
+def test_a_wrong_value_is_named_with_its_variable(path: Path, value: str) -> None:
+    path.touch()
+    with pytest.raises(SettingsError, match=f"EDGE_SERVE_DRAIN_S='{value}'"):
+        load_settings(path, {"EDGE_SERVE_DRAIN_S": value})
+
+
+def test_device_is_named_after_the_host_unless_told(path: Path) -> None:
+    path.touch()
+    assert load_settings(path, {}).mqtt.device_name == socket.gethostname()
+    assert load_settings(path, {"EDGE_MQTT_DEVICE": "line-3"}).mqtt.device_name == "line-3"
