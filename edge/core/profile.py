@@ -13,15 +13,21 @@ from edge.core import plugins
 from edge.core.errors import ProfileError
 
 PACKAGE = "device_profiles"
+PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "fp4", "int4")
+TOTAL = "total"
 
 
 class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``arch`` as ``platform.machine()`` says it; ``probed`` fills it in on the machine itself."""
+    """``arch`` as ``platform.machine()`` says it; ``probed`` fills it in on the machine itself.
+
+    ``family`` is the heading that lists put the device under.
+    """
 
     title: str
     arch: str = ""
-    family: str = "generic"
+    family: str = "Generic"
     probed: bool = False
+    notes: tuple[str, ...] = ()
 
 
 class Software(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,13 +44,28 @@ class Software(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Compute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Engines on the chip and the dense peak rate per engine and precision, in 1e12 op/s."""
+    """Engines on the chip and their dense peak rates.
+
+    ``peak_tops`` is in 1e12 op/s, by engine and precision; ``total`` stands for all engines where
+    the vendor gives no more than their sum. ``sm`` is an NVIDIA GPU's compute capability without
+    its dot, ``npu`` the platform number by which OpenVINO knows an Intel NPU.
+    """
 
     engines: tuple[str, ...] = ("cpu",)
     cpu: str = ""
     cores: int = 0
     sm: str = ""
+    npu: str = ""
     peak_tops: dict[str, dict[str, float]] = {}
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.peak_tops) - {*self.engines, TOTAL})
+        if unknown:
+            raise ValueError(f"peak_tops names {', '.join(unknown)}, which engines does not")
+
+    def peak(self, precision: str) -> float:
+        """Rate of the whole chip, 0 when unknown."""
+        return sum((rates.get(precision, 0.0) for rates in self.peak_tops.values()), 0.0)
 
 
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,8 +90,18 @@ class Precision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     legal: tuple[str, ...]
     preference: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.legal if name not in PRECISIONS]
+        if unknown or not self.legal:
+            raise ValueError(f"legal takes {', '.join(PRECISIONS)}, got {unknown or 'none'}")
+        illegal = [name for name in self.preference if name not in self.legal]
+        if illegal:
+            raise ValueError(f"preference names {', '.join(illegal)}, which legal does not")
+
 
 class Shapes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether the device takes fixed shapes only."""
+
     static: bool = False
 
 
@@ -80,8 +111,14 @@ class Runtimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     order: tuple[str, ...]
     options: dict[str, dict[str, Any]] = {}
 
+    def __post_init__(self) -> None:
+        if not self.order:
+            raise ValueError("order names no engine")
+
 
 class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Power modes by the vendor's names, and the rails whose sum is what the board takes."""
+
     modes: tuple[str, ...] = ()
     idle_watts: float = 0.0
     peak_watts: float = 0.0
@@ -89,23 +126,25 @@ class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Flash(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the vendor's flashing tool calls the board, and where the system can go."""
+
     board: str = ""
     storage: tuple[str, ...] = ()
     image: str = ""
 
 
-class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One device. ``sources`` names, by section or ``section.key``, where a fact came from."""
+class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One device. ``sources`` names, by section, where its facts came from."""
 
     name: str
     device: Device
-    onnx: Onnx
-    precision: Precision
-    runtimes: Runtimes
     software: Software = Software()
     compute: Compute = Compute()
     memory: Memory = Memory()
+    onnx: Onnx
+    precision: Precision
     shapes: Shapes = Shapes()
+    runtimes: Runtimes
     power: Power = Power()
     flash: Flash = Flash()
     sources: dict[str, str] = {}
@@ -127,8 +166,8 @@ def load_profile(name: str) -> DeviceProfile:
         raise ProfileError(f"no device profile named {name!r}", hint=_suggestion(name, known))
     try:
         profile = msgspec.convert({"name": name, **_tables(name)}, DeviceProfile)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise ProfileError(f"device profile {name}: {error}") from error
+    except msgspec.ValidationError as error:
+        raise ProfileError(f"device profile {name}.toml: {error}") from error
     return _probe(profile) if profile.device.probed else profile
 
 
@@ -139,11 +178,23 @@ def _suggestion(name: str, known: list[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else "list them with: edge profiles"
 
 
-def _tables(name: str) -> dict[str, Any]:
-    """The raw tables of a profile, laid over those of the one that it ``extends``."""
-    tables: dict[str, Any] = msgspec.toml.decode(_path(name).read_bytes())
+def _tables(name: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The raw tables of a profile, laid over those of the one that it ``extends``.
+
+    A base that is no device of its own has a name that starts with an underscore.
+    """
+    if name in extended_by:
+        raise ProfileError(
+            f"device profiles extend each other: {' -> '.join((*extended_by, name))}"
+        )
+    try:
+        tables: dict[str, Any] = msgspec.toml.decode(_path(name).read_bytes())
+    except msgspec.DecodeError as error:
+        raise ProfileError(f"device profile {name}.toml: {error}") from error
     base = tables.pop("extends", None)
-    return tables if base is None else _overlay(_tables(base), tables)
+    if base is None:
+        return tables
+    return _overlay(_tables(str(base), (*extended_by, name)), tables)
 
 
 def _overlay(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
@@ -159,27 +210,35 @@ def _path(name: str) -> Path:
         path = folder / f"{name}.toml"
         if path.is_file():
             return path
-    raise ProfileError(f"no file {name}.toml in {PACKAGE}")
+    raise ProfileError(f"no device profile {name}.toml to extend")
 
 
 def _probe(profile: DeviceProfile) -> DeviceProfile:
     replace = msgspec.structs.replace
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return replace(
         profile,
         device=replace(profile.device, arch=platform.machine()),
         compute=replace(profile.compute, cpu=_cpu_title(), cores=cores or 1),
-        memory=replace(profile.memory, bytes=total),
+        memory=replace(profile.memory, bytes=_memory_bytes()),
     )
 
 
-def _cpu_title(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def _memory_bytes() -> int:
+    """Physical memory; 0 where the system does not say (Windows has no ``sysconf``)."""
     try:
-        text = cpuinfo.read_text()
+        return max(0, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def _cpu_title(root: Path = Path("/")) -> str:
+    """What Linux says of the processor: its model on x86, the board's on Arm."""
+    try:
+        lines = (root / "proc/cpuinfo").read_text().splitlines()
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        if models:
+            return models[0]
+        return (root / "proc/device-tree/model").read_text().rstrip("\0\n")
     except OSError:
-        return platform.processor()
-    found = [
-        line.partition(":")[2].strip() for line in text.splitlines() if line[:10] == "model name"
-    ]
-    return found[0] if found else platform.processor() or platform.machine()
+        return platform.processor() or platform.machine()
