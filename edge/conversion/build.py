@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +71,7 @@ def build(
         into = folder / "variants" / step.id
         into.mkdir(parents=True)
         try:
-            _refuse(findings[converter.name])
+            refuse(findings[converter.name])
             variants.append(msgspec.structs.replace(converter.convert(request, into), id=step.id))
         except EdgeError as error:
             log.info("%s was not made", step.id, exc_info=True)
@@ -92,7 +92,8 @@ def _watched(step: Step, calibration: Samples | None, progress: Progress) -> Sam
     return _Counted(calibration, lambda done, total: progress(title, done, total))
 
 
-def _refuse(findings: list[Finding]) -> None:
+def refuse(findings: Iterable[Finding]) -> None:
+    """Raise ``ModelError`` for the first finding that is an error."""
     for finding in findings:
         if finding.severity == "error":
             raise ModelError(finding.message, hint=finding.hint)

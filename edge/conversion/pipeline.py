@@ -13,7 +13,7 @@ import msgspec
 from edge import __version__
 from edge.bundle import pack
 from edge.conversion import report
-from edge.conversion.build import Built, Progress, build
+from edge.conversion.build import Built, Progress, build, refuse
 from edge.conversion.gate import Decision, decide
 from edge.conversion.goldens import make_goldens
 from edge.conversion.measurement import (
@@ -88,6 +88,7 @@ def convert_model(request: Request, progress: Progress) -> Conversion:
         prepared = prepare(
             request.source, request.profile, work, shapes=request.shapes, batch=request.batch
         )
+        refuse(prepared.findings)
         sampling = open_sampling(
             request.spec, prepared.inputs, request.calibration, request.evaluation
         )
