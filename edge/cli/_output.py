@@ -42,6 +42,13 @@ def say(text: str = "") -> None:
     out().print(text)
 
 
+def title(text: str, rest: str = "") -> None:
+    """Print a bold line, with what is less important dim behind it; taken literally."""
+    from rich.text import Text
+
+    out().print(Text.assemble((text, "bold"), ("  " + rest, "dim") if rest else ""))
+
+
 def print_json(value: Any) -> None:
     """Print a struct, or anything JSON can hold, as indented JSON."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
@@ -68,6 +75,7 @@ def table(
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
         show_edge=False,
         header_style="dim",
     )
