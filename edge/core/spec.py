@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from edge.core.errors import SettingsError
 
 Task = Literal["classification", "detection", "segmentation", "tensors"]
 
+Pixels = Annotated[int, Meta(gt=0, le=32_768)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+# Bundles bring specs from elsewhere: a size must not make the pipeline fill the memory.
+Side = Annotated[int, Meta(ge=1, le=8192)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+
 
 class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Exactly one of: the shorter side, the longer side, or ``(height, width)`` in pixels."""
 
-    shorter: int | None = None
-    longer: int | None = None
-    exact: tuple[int, int] | None = None
+    shorter: Side | None = None
+    longer: Side | None = None
+    exact: tuple[Side, Side] | None = None
 
     def __post_init__(self) -> None:
         given = [v for v in (self.shorter, self.longer, self.exact) if v is not None]
@@ -28,7 +36,7 @@ class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Pad(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Fill up to ``size`` (height, width) with ``value`` in the picture's own 0..255 range."""
 
-    size: tuple[int, int]
+    size: tuple[Side, Side]
     value: float = 0.0
     anchor: Literal["top-left", "center"] = "center"
 
@@ -41,7 +49,7 @@ class ImageSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     input: str
     resize: Resize | None = None
-    crop: tuple[int, int] | None = None
+    crop: tuple[Side, Side] | None = None
     pad: Pad | None = None
     color: Literal["rgb", "bgr", "gray"] = "rgb"
     layout: Literal["nchw", "nhwc"] = "nchw"
@@ -70,9 +78,9 @@ class OutputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     decode: str = "softmax"
-    top: int = 5
-    score_threshold: float = 0.3
-    iou_threshold: float = 0.45
+    top: Annotated[int, Meta(ge=1)] = 5
+    score_threshold: Share = 0.3
+    iou_threshold: Share = 0.45
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -20,20 +20,9 @@ def test_list_has_every_device_on_one_line_of_80_columns(
 
 def test_list_shows_memory_and_rate(capsys: pytest.CaptureFixture[str]) -> None:
     main(["profiles"])
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["jetson-orin-nx-16gb", "16", "GiB", "50", "gpu", "dla", "fp32", "fp16", "int8"] in rows
-    assert [
-        "jetson-agx-thor",
-        "128",
-        "GiB",
-        "517",
-        "fp8",
-        "gpu",
-        "fp32",
-        "fp16",
-        "fp8",
-        "int8",
-    ] in rows
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "jetson-orin-nx-16gb 16 GiB 50 gpu dla fp32 fp16 int8" in rows
+    assert "jetson-agx-thor 128 GiB 517 fp8 gpu fp32 fp16 fp8 int8" in rows
 
 
 @pytest.mark.parametrize("name", profile_names())
