@@ -15,17 +15,13 @@ Task = Literal["classification", "detection", "segmentation", "tensors"]
 Pixels = Annotated[int, Meta(gt=0, le=32_768)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
-# Bundles bring specs from elsewhere: a size must not make the pipeline fill the memory.
-Side = Annotated[int, Meta(ge=1, le=8192)]
-Share = Annotated[float, Meta(ge=0.0, le=1.0)]
-
 
 class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Exactly one of: the shorter side, the longer side, or ``(height, width)`` in pixels."""
 
-    shorter: Side | None = None
-    longer: Side | None = None
-    exact: tuple[Side, Side] | None = None
+    shorter: Pixels | None = None
+    longer: Pixels | None = None
+    exact: tuple[Pixels, Pixels] | None = None
 
     def __post_init__(self) -> None:
         given = [v for v in (self.shorter, self.longer, self.exact) if v is not None]
@@ -36,7 +32,7 @@ class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Pad(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Fill up to ``size`` (height, width) with ``value`` in the picture's own 0..255 range."""
 
-    size: tuple[Side, Side]
+    size: tuple[Pixels, Pixels]
     value: float = 0.0
     anchor: Literal["top-left", "center"] = "center"
 
@@ -49,7 +45,7 @@ class ImageSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     input: str
     resize: Resize | None = None
-    crop: tuple[Side, Side] | None = None
+    crop: tuple[Pixels, Pixels] | None = None
     pad: Pad | None = None
     color: Literal["rgb", "bgr", "gray"] = "rgb"
     layout: Literal["nchw", "nhwc"] = "nchw"

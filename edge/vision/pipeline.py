@@ -46,10 +46,14 @@ class ImagePipeline:
         """Resize and crop uint8 BGR (height, width, 3); padding is left to ``normalize``."""
         picture: Size = (image.shape[0], image.shape[1])
         resized = _resized(self.spec.resize, picture)
-        if resized[0] * resized[1] > MAX_PIXELS:
-            raise InputError(f"a picture of {picture[1]}x{picture[0]} is too narrow to resize")
-        image = self._resize(image, resized)
         tensor, offset = self._placed(resized)
+        for height, width in (resized, tensor):
+            if height * width > MAX_PIXELS:
+                raise InputError(
+                    f"a picture of {picture[1]}x{picture[0]} would become one of {width}x{height}, "
+                    f"more than {MAX_PIXELS} pixels"
+                )
+        image = self._resize(image, resized)
         top, left = (max(0, -at) for at in offset)
         image = image[top : top + tensor[0], left : left + tensor[1]]
         return np.ascontiguousarray(image), Geometry(picture, resized, tensor, offset)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from edge.core.errors import InputError
-from edge.core.spec import ImageSpec, Pad, Resize
+from edge.core.errors import InputError, SettingsError
+from edge.core.spec import ImageSpec, Pad, Resize, load_spec
 from edge.vision import ImagePipeline
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -110,8 +111,12 @@ def test_picture_that_does_not_fit_says_what_to_declare(spec: ImageSpec, hint: s
 
 def test_picture_that_would_grow_beyond_memory_is_refused() -> None:
     line = np.zeros((1, 3_000_000, 3), np.uint8)
-    with pytest.raises(InputError, match="too narrow"):
-        ImagePipeline(ImageSpec("x", Resize(shorter=256), (224, 224)))(line)
+    for spec in (
+        ImageSpec("x", Resize(shorter=256), (224, 224)),
+        ImageSpec("x", Resize(longer=9), pad=Pad((30_000, 30_000))),
+    ):
+        with pytest.raises(InputError, match="more than"):
+            ImagePipeline(spec)(line)
 
 
 def test_two_steps_give_what_one_does() -> None:
@@ -119,3 +124,19 @@ def test_two_steps_give_what_one_does() -> None:
     pipeline = ImagePipeline(spec)
     image = noise(50, 70)
     np.testing.assert_array_equal(pipeline.normalize(*pipeline.fit(image)), pipeline(image))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "resize = { exact = [0, 5] }",
+        "resize = { shorter = -1 }",
+        "crop = [4, 100000]",
+        "pad = { size = [100000, 100000] }",
+    ],
+)
+def test_spec_with_impossible_sizes_is_refused(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.toml"
+    path.write_text(f'[image]\ninput = "x"\n{line}\n')
+    with pytest.raises(SettingsError, match="Expected `int`"):
+        load_spec(path)
