@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edge.core.spec import load_spec
+from edge.vision.pipeline import ImagePipeline
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn brings the scans")
@@ -63,13 +64,20 @@ def test_held_out_pictures_were_seen_neither_in_training_nor_in_calibration(
     assert len(train) + len(held_out) == len(scans[1])
 
 
-def test_declared_pipeline_gives_the_training_values(script: ModuleType) -> None:
+def test_declared_pipeline_gives_the_training_values(
+    script: ModuleType, scans: tuple[np.ndarray, np.ndarray]
+) -> None:
     image = load_spec(DIGITS / "model.toml").image
     assert image
-    assert (image.color, image.layout, image.mean, image.std) == ("gray", "nchw", (0.0,), (1.0,))
-    assert image.scale == script.SCALE
-    gray = np.arange(17, dtype=np.uint8)[:, None, None] * np.uint8(script.GRAY_PER_STEP)
-    assert np.array_equal(script.tensors(gray).ravel() * 256 / 15, np.arange(17))
+    prepare = ImagePipeline(image)
+    for path in (DIGITS / "eval").rglob("*.png"):
+        trained_on = script.tensors(script.pictures(scans[0][[int(path.stem)]]))
+        assert np.array_equal(prepare(path), trained_on), path
+
+
+def test_declared_labels_are_the_digits() -> None:
+    labels = Path(load_spec(DIGITS / "model.toml").labels).read_text().split()
+    assert labels == sorted(path.name for path in (DIGITS / "eval").iterdir())
 
 
 def test_accuracy_is_the_one_in_the_readme() -> None:
