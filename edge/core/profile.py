@@ -165,7 +165,7 @@ def load_profile(name: str) -> DeviceProfile:
     if name not in known:
         raise ProfileError(f"no device profile named {name!r}", hint=_suggestion(name, known))
     try:
-        profile = msgspec.convert({"name": name, **_tables(name)}, DeviceProfile)
+        profile = msgspec.convert({**_tables(name), "name": name}, DeviceProfile)
     except msgspec.ValidationError as error:
         raise ProfileError(f"device profile {name}.toml: {error}") from error
     return _probe(profile) if profile.device.probed else profile

@@ -37,6 +37,11 @@ def test_a_new_file_is_a_new_device(folder: Path) -> None:
     assert (board.name, board.device.title, board.onnx.opset) == ("board", "A board", 17)
 
 
+def test_the_name_is_that_of_the_file(folder: Path) -> None:
+    (folder / "board.toml").write_text('name = "other"\n' + MINIMAL)
+    assert load_profile("board").name == "board"
+
+
 def test_a_typo_gets_a_suggestion(folder: Path) -> None:
     with pytest.raises(ProfileError, match="'bord'") as caught:
         load_profile("bord")
