@@ -26,8 +26,8 @@ _HEADER_BYTES = 10_000
 # numpy writes exactly this. Its reader takes any Python literal and fails on hostile ones in as
 # many ways as Python's parser has.
 _HEADER = re.compile(
-    rf"\{{'descr': '(?P<descr>[<>|=]?[{_KINDS}]\d+)', 'fortran_order': (?P<fortran>True|False), "
-    r"'shape': \((?P<shape>[\d, ]*)\),? *\}\s*",
+    rf"\{{'descr': '(?P<descr>[<>|=]?[{_KINDS}]\d{{1,6}})', "
+    r"'fortran_order': (?P<fortran>True|False), 'shape': \((?P<shape>[\d, ]*)\),? *\}\s*",
     re.ASCII,
 )
 _READ_BYTES = 1024 * 1024
