@@ -1,0 +1,124 @@
+"""What a model did and how long it took, at about a microsecond per inference."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import msgspec
+
+STAGES = ("queue", "input", "infer", "output")
+
+_STEPS = 8
+"""Buckets per octave: a percentile is at most 1/16 off."""
+_SHIFT = 3
+_OCTAVES = 44  # up to 2**43 ns, two hours
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """Durations in logarithmic buckets; the difference of two is what came between them."""
+
+    count: int
+    total_ns: int
+    buckets: tuple[int, ...]
+
+    def since(self, earlier: Histogram) -> Histogram:
+        pairs = zip(self.buckets, earlier.buckets, strict=True)
+        return Histogram(
+            self.count - earlier.count,
+            self.total_ns - earlier.total_ns,
+            tuple(now - then for now, then in pairs),
+        )
+
+    def percentile_ms(self, percent: float) -> float:
+        """The duration that ``percent`` of all do not exceed, in milliseconds; 0 for none."""
+        rank = percent / 100.0 * self.count
+        seen = 0
+        for index, count in enumerate(self.buckets):
+            seen += count
+            if count and seen >= rank:
+                return _middle_ns(index) / 1e6
+        return 0.0
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Counters since the model was loaded. ``last_ms`` is the wall clock of the last inference."""
+
+    success_count: int
+    success_ns: int
+    failure_count: int
+    failure_ns: int
+    last_ms: int
+    stages: dict[str, Histogram]
+
+
+class Statistics:
+    """Counters and a histogram per stage; any thread may record."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._buckets = {stage: [0] * (_OCTAVES * _STEPS) for stage in STAGES}
+        self._counts = dict.fromkeys(STAGES, 0)
+        self._totals_ns = dict.fromkeys(STAGES, 0)
+        self._success_count = self._success_ns = 0
+        self._failure_count = self._failure_ns = 0
+        self._last_s = 0.0
+
+    def success(self, infer_ns: int, queue_ns: int = 0) -> None:
+        """Count an inference that took ``infer_ns`` after it had waited ``queue_ns``."""
+        with self._lock:
+            self._success_count += 1
+            self._success_ns += infer_ns + queue_ns
+            self._last_s = time.time()
+            self._add("infer", infer_ns)
+            if queue_ns:
+                self._add("queue", queue_ns)
+
+    def failure(self, spent_ns: int) -> None:
+        """Count an inference that ended in an error."""
+        with self._lock:
+            self._failure_count += 1
+            self._failure_ns += spent_ns
+
+    def transfer(self, input_ns: int, output_ns: int) -> None:
+        """Count what a server spent on reading a request and writing its answer."""
+        with self._lock:
+            self._success_ns += input_ns + output_ns
+            self._add("input", input_ns)
+            self._add("output", output_ns)
+
+    def snapshot(self) -> Snapshot:
+        with self._lock:
+            return Snapshot(
+                success_count=self._success_count,
+                success_ns=self._success_ns,
+                failure_count=self._failure_count,
+                failure_ns=self._failure_ns,
+                last_ms=int(self._last_s * 1000),
+                stages={
+                    stage: Histogram(
+                        self._counts[stage], self._totals_ns[stage], tuple(self._buckets[stage])
+                    )
+                    for stage in STAGES
+                },
+            )
+
+    def _add(self, stage: str, duration_ns: int) -> None:
+        self._counts[stage] += 1
+        self._totals_ns[stage] += duration_ns
+        self._buckets[stage][_bucket(duration_ns)] += 1
+
+
+def _bucket(duration_ns: int) -> int:
+    if duration_ns < _STEPS:
+        return max(0, duration_ns)
+    octave = duration_ns.bit_length() - 1 - _SHIFT
+    return min((octave << _SHIFT) + (duration_ns >> octave), _OCTAVES * _STEPS - 1)
+
+
+def _middle_ns(bucket: int) -> float:
+    """The middle of a bucket; inverse of ``_bucket``."""
+    if bucket < 2 * _STEPS:
+        return float(bucket)
+    octave = (bucket >> _SHIFT) - 1
+    return float((bucket - (octave << _SHIFT)) << octave) + (1 << octave) / 2
