@@ -40,23 +40,6 @@ class Measurements(msgspec.Struct, frozen=True):
     latency: dict[str, Latency]
 
 
-class _Top1:
-    """Share of examples whose best label is the right one, in percent."""
-
-    def __init__(self) -> None:
-        self._right = 0
-        self._count = 0
-
-    def add(self, example: Example, prediction: Any) -> None:
-        if example.label is not None:
-            self._right += prediction[0].index == example.label
-            self._count += 1
-
-    @property
-    def metric(self) -> Metric | None:
-        return Metric("top1", 100.0 * self._right / self._count) if self._count else None
-
-
 def measure(
     opened: Opened, sampling: Sampling, output: OutputSpec, progress: Progress
 ) -> Measurements:
@@ -73,9 +56,9 @@ def measure(
 def _scores(
     sessions: Mapping[str, Session], sampling: Sampling, output: OutputSpec, progress: Progress
 ) -> dict[str, Scores]:
-    from edge.vision.agreement import agreement_for
+    from edge.vision import TopAccuracy, agreement_for
 
-    right = {name: _Top1() for name in sessions}
+    right = {name: TopAccuracy() for name in sessions}
     same = {name: agreement_for(sampling.task) for name in sessions}
     for number, example in enumerate(sampling.measured, 1):
         answers = {
@@ -84,17 +67,21 @@ def _scores(
         }
         for name, given in answers.items():
             same[name].add(answers["source"], given)
-            if sampling.task == "classification":
-                right[name].add(example, given)
+            if sampling.task == "classification" and example.label is not None:
+                right[name].add(given, example.label)
         progress(STAGE, number, len(sampling.measured))
-    return {name: Scores(right[name].metric, same[name].value) for name in sessions}
+    return {name: Scores(_metric(right[name].top1), same[name].value) for name in sessions}
+
+
+def _metric(top1: float | None) -> Metric | None:
+    return None if top1 is None else Metric("top1", round(top1, 4))
 
 
 def _answer(
     outputs: dict[str, Array], example: Example, sampling: Sampling, output: OutputSpec
 ) -> Any:
     """What the task's measures compare: a prediction, or the outputs themselves."""
-    from edge.vision.decoding import decode
+    from edge.vision import decode
 
     if sampling.task == "tensors":
         return outputs

@@ -76,7 +76,7 @@ class _Noise(Dataset):
         return SYNTHETIC_SAMPLES
 
     def _read(self, index: int) -> tuple[Feeds, Geometry | None, str]:
-        return noise(self.inputs, NOISE_AXIS, seed=index), None, f"noise {index}"
+        return noise(self.inputs, 1, NOISE_AXIS, seed=index), None, f"noise {index}"
 
 
 def _labels(spec: ModelSpec) -> tuple[str, ...]:

@@ -222,12 +222,14 @@ def _trials(model: ModelProto, probe: Feeds | None) -> Iterator[tuple[Feeds, dic
             yield feeds, answers
 
 
-def noise(specs: tuple[TensorSpec, ...], batch: int, size: int) -> dict[str, Any]:
+def noise(
+    specs: tuple[TensorSpec, ...], batch: int, size: int, *, seed: int = 0
+) -> dict[str, Any]:
     """Reproducible values for ``specs``; an axis that leads somewhere is ``batch`` if dynamic,
     other dynamic axes are ``size``."""
     import numpy as np
 
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     leading = {spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], str)}
 
     def array(spec: TensorSpec) -> Any:
