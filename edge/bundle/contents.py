@@ -110,7 +110,7 @@ def _check(manifest: Manifest) -> None:
         for spec in (*variant.inputs, *variant.outputs):
             _check_tensor(variant.id, spec)
     _check_listing(manifest)
-    _check_references(manifest, set(ids))
+    _check_references(manifest)
 
 
 def _check_tensor(variant_id: str, spec: TensorSpec) -> None:
@@ -131,12 +131,19 @@ def _check_listing(manifest: Manifest) -> None:
     check_names([MANIFEST, SIGNATURE, *entries])
 
 
-def _check_references(manifest: Manifest, ids: set[str]) -> None:
+def _check_references(manifest: Manifest) -> None:
     paths = {entry.path for entry in manifest.files}
     wanted = {path for golden in manifest.goldens for path in (golden.inputs, golden.expected)}
     wanted |= {manifest.labels} if manifest.labels else set()
     if missing := sorted(wanted - paths):
         raise BundleError(f"the manifest refers to {', '.join(missing)}, which it does not list")
+    outputs = {v.id: {spec.name for spec in v.outputs} for v in manifest.variants}
     for number, golden in enumerate(manifest.goldens):
-        if unknown := sorted(set(golden.tolerances) - ids):
-            raise BundleError(f"golden {number} has tolerances for unknown {', '.join(unknown)}")
+        for variant_id, tolerances in golden.tolerances.items():
+            if variant_id not in outputs:
+                raise BundleError(f"golden {number} has tolerances for unknown {variant_id}")
+            if unknown := sorted(tolerances.keys() - outputs[variant_id]):
+                raise BundleError(
+                    f"golden {number} has a tolerance for {', '.join(unknown)}, "
+                    f"which variant {variant_id} does not put out"
+                )

@@ -79,8 +79,16 @@ class Bundle:
         return b"".join(self._chunks(name))
 
     def golden(self, golden: Golden) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Inputs and expected outputs by tensor name, owned by the caller."""
-        return self._tensors(golden.inputs), self._tensors(golden.expected)
+        """Inputs and expected outputs by tensor name, owned by the caller.
+
+        Raises:
+            BundleError: They can't be read, or an output that has a tolerance is not expected.
+        """
+        inputs, expected = self._tensors(golden.inputs), self._tensors(golden.expected)
+        judged = {output for outputs in golden.tolerances.values() for output in outputs}
+        if missing := sorted(judged - expected.keys()):
+            raise BundleError(f"{self.path}: {golden.expected} lacks {', '.join(missing)}")
+        return inputs, expected
 
     def variant(self, variant_id: str) -> Variant:
         for variant in self.manifest.variants:
@@ -170,11 +178,9 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
 
 
 def _load(path: Path, stream: BinaryIO) -> Bundle:
-    found = {}
     located = archive.read_directory(stream.fileno())
     contents.check_names(item.entry.name for item in located)
-    for item in located:
-        found[item.entry.name] = item
+    found = {item.entry.name: item for item in located}
     if list(found) != contents.in_order(found) or contents.MANIFEST not in found:
         raise BundleError(f"{contents.MANIFEST} is not the first entry of sorted ones")
     data = _read_unlisted(stream, found[contents.MANIFEST], contents.MAX_MANIFEST_BYTES)

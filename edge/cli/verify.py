@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 HELP = "check a bundle's digests, and its recorded answers on this machine"
 
-State = Literal["passed", "failed", "error", "skipped"]
-_MARKS = {"passed": "[green]✓[/]", "failed": "[red]✗[/]", "error": "[red]✗[/]", "skipped": "○"}
+State = Literal["passed", "failed", "error", "skipped", "unproven"]
+_MARKS = {"passed": "[green]✓[/]", "failed": "[red]✗[/]", "error": "[red]✗[/]"}
+_NEUTRAL = "○"
 
 
 class VariantResult(msgspec.Struct, frozen=True):
-    """What became of a variant here; ``reason`` says why it did not run."""
+    """What became of a variant here; ``reason`` says why no answers were compared."""
 
     id: str
     engine: str
@@ -105,6 +106,8 @@ def _verify_variant(path: Path, variant: Variant) -> VariantResult:
         return result("skipped", str(error), error.hint)
     except EngineError as error:
         return result("error", str(error), error.hint)
+    if not answers:
+        return result("unproven", "it runs, but the bundle holds no answers to compare with")
     state: State = "passed" if all(answer.passed for answer in answers) else "failed"
     return msgspec.structs.replace(result(state), answers=answers)
 
@@ -115,7 +118,7 @@ def _exit_code(verification: Verification) -> int:
     states = {variant.state for variant in verification.variants}
     if "failed" in states:
         return _main.EXIT_GATE
-    if "error" in states or "passed" not in states:
+    if "error" in states or states == {"skipped"}:
         return _main.EXIT_UNAVAILABLE
     return _main.EXIT_DONE
 
@@ -127,10 +130,10 @@ def _print(verification: Verification) -> None:
     entries = f"{verification.entries} entries match their digests"
     _output.say(f"[green]✓[/] {escape(Path(verification.bundle).name)}: {entries}")
     _output.say(f"[dim]· signature {verification.signature}[/]")
-    if not verification.goldens:
-        _output.say("[dim]· the bundle holds no recorded answers to compare with[/]")
     for variant in verification.variants:
-        _output.say(f"{_MARKS[variant.state]} {variant.id}: {escape(_summary(variant))}")
+        _output.say(
+            f"{_MARKS.get(variant.state, _NEUTRAL)} {variant.id}: {escape(_summary(variant))}"
+        )
         if variant.hint:
             _output.say(f"  [dim]hint: {escape(variant.hint)}[/]")
     columns = ["variant", "output", "goldens", "worst error", "allowed"]
@@ -145,6 +148,8 @@ def _summary(variant: VariantResult) -> str:
         return f"not run here: {variant.reason}"
     if variant.state == "error":
         return f"{variant.engine} failed: {variant.reason}"
+    if variant.state == "unproven":
+        return variant.reason
     right = sum(answer.passed for answer in variant.answers)
     return f"{right} of {len(variant.answers)} answers are right"
 

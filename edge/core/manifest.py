@@ -14,7 +14,7 @@ SCHEMA = 1
 
 # Constraints hold when a manifest is read. Names end up in paths, URLs, MQTT topics and metric
 # labels, hence the few letters.
-Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?\Z")]
+Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?\Z")]
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _SEGMENT = r"[A-Za-z0-9_](?:[A-Za-z0-9._+-]{0,98}[A-Za-z0-9_+-])?"
 EntryPath = Annotated[str, Meta(pattern=rf"\A{_SEGMENT}(?:/{_SEGMENT}){{0,7}}\Z")]

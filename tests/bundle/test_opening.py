@@ -170,6 +170,7 @@ def test_wrong_values_in_a_manifest_give_an_error_of_ours_or_none(
         (lambda m: m.update(labels="classes.txt"), r"refers to classes\.txt"),
         (lambda m: m["goldens"][0].update(inputs="x.npz"), r"refers to x\.npz"),
         (lambda m: m["goldens"][0]["tolerances"].update(other={}), "unknown other"),
+        (lambda m: m["goldens"][0]["tolerances"]["onnx-fp32"].update(z=1), "z, which variant"),
         (lambda m: m.update(variants=[]), "no variant"),
         (lambda m: m.update(name="a/b"), "regex"),
     ],
@@ -345,6 +346,14 @@ def test_goldens_are_arrays_of_ones_own(bundle_path: Path) -> None:
         inputs, expected = bundle.golden(bundle.manifest.goldens[0])
     np.testing.assert_array_equal(inputs["x"], np.ones((1, 4), np.float32))
     expected["y"][:] = 1
+
+
+def test_a_golden_without_an_output_that_has_a_tolerance_is_refused(bundle_path: Path) -> None:
+    with open_bundle(bundle_path) as bundle:
+        golden = bundle.manifest.goldens[0]
+        golden = msgspec.structs.replace(golden, tolerances={"onnx-fp32": {"y": 1, "z": 1}})
+        with pytest.raises(BundleError, match=r"goldens/0/expected\.npz lacks z"):
+            bundle.golden(golden)
 
 
 def refill(bundle_path: Path, rewrite: Rewrite, data: bytes) -> Path:
