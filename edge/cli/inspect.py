@@ -172,7 +172,7 @@ def _print_variants(variants: Iterable[Variant]) -> None:
             ]
         )
     _output.say()
-    _output.table("Variants", columns, rows, right=columns[3:])
+    _output.table("Variants (● chosen at conversion)", columns, rows, right=columns[3:])
     machines = {variant.measured_on for variant in variants if variant.measured_on}
     _output.facts(("measured on", machine) for machine in sorted(machines))
     for variant in variants:
