@@ -1,0 +1,29 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The same examples on every run: a failure in CI is a failure at the desk.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def digits() -> Path:
+    """The sample model's folder."""
+    return ROOT / "examples" / "digits"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real models and pictures, which are not part of this project."""
+    folder = ROOT.parent / "shared" / "data"
+    if not (folder / "models").is_dir():
+        pytest.skip("needs the measurement data beside the checkout (../shared/data)")
+    return folder
