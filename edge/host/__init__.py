@@ -1,9 +1,15 @@
-"""The runtime on the device: choose a variant, load it, run it, count what it costs."""
+"""The on-device runtime: picks a variant for this machine, loads it, runs it, and counts."""
 
-from edge.host.model import GoldenResult as GoldenResult
+from __future__ import annotations
+
+from edge.host.choice import Fallback as Fallback
+from edge.host.goldens import GoldenResult as GoldenResult
+from edge.host.loading import load as load
 from edge.host.model import Model as Model
-from edge.host.model import load as load
-from edge.host.runtime import ModelStatus as ModelStatus
 from edge.host.runtime import Runtime as Runtime
+from edge.host.slot import ModelStatus as ModelStatus
+from edge.host.statistics import STAGES as STAGES
+from edge.host.statistics import Histogram as Histogram
 from edge.host.statistics import Snapshot as Snapshot
 from edge.host.statistics import Statistics as Statistics
+from edge.host.statistics import Total as Total

@@ -1,102 +1,152 @@
-"""Which variant of a bundle runs on this machine, and why not a better one."""
+"""Which variant of a bundle runs on this machine, on which device, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from edge.core.contracts import Availability
-from edge.core.errors import NotFoundError, UnavailableError
+from edge.core.errors import InputError, NotFoundError
 from edge.core.manifest import Manifest, Variant
-from edge.core.profile import DeviceProfile
 
 Fallback = Literal["deny", "warn", "allow"]
-CPU = "cpu"
+DEFAULT_DEVICE = "cpu"
+
+_MET_BY_THE_FILE = ("shapes",)
+"""Requirements that say how a variant was built; any machine meets them."""
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What the caller asked for. A variant or engine that is named is never replaced."""
+
+    variant: str = ""
+    engine: str = ""
+    options: dict[str, Any] = {}
+    fallback: Fallback = "warn"
+
+    def __post_init__(self) -> None:
+        if self.fallback not in get_args(Fallback):
+            raise InputError(
+                f"fallback is {self.fallback!r}",
+                hint=f"take one of {', '.join(get_args(Fallback))}",
+            )
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """What there is to run on: engines by name, and by the names that ``requires`` uses, facts.
+
+    ``order`` and ``options`` are those of the device that the bundle was made for.
+    """
+
+    engines: dict[str, Availability]
+    order: tuple[str, ...] = ()
+    options: dict[str, dict[str, Any]] = {}
+    facts: dict[str, str] = {}
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A variant that can run here on ``device``; ``wanted`` is the device it is meant for."""
+
+    variant: Variant
+    wanted: str
+    device: str
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """``is_fallback``: it is not the first choice of the conversion, or not on its device."""
+    """Candidates, best first; ``obstacles`` says by id why a variant can not run here.
 
-    variant: Variant
-    device: str
-    reason: str
-    is_fallback: bool
-
-
-def choose(
-    manifest: Manifest,
-    profile: DeviceProfile,
-    engines: Mapping[str, Availability],
-    *,
-    engine: str | None = None,
-    variant: str | None = None,
-    device: str | None = None,
-) -> Choice:
-    """Take the first variant, in the order of the bundle, whose engine and device are here.
-
-    Args:
-        engines: What each engine of this machine says of itself.
-        engine: Only variants of this engine.
-        variant: Only the variant with this id.
-        device: Only on this device; default is what the profile names for the engine.
-    Raises:
-        NotFoundError: The bundle has no such variant.
-        UnavailableError: None of its variants can run here; the message says why, one by one.
+    ``preferred`` is the variant that would run if everything were here.
     """
-    candidates = [
-        v for v in manifest.variants if engine in (None, v.engine) and variant in (None, v.id)
-    ]
-    if not candidates:
-        raise NotFoundError(
-            f"{manifest.name} has no variant {variant or f'for the engine {engine}'}",
-            hint=f"it has {', '.join(v.id for v in manifest.variants)}",
-        )
-    wanted = {v.id: device or _device(v, profile) for v in candidates}
-    attempts = [(v, wanted[v.id]) for v in candidates]
-    if device is None:
-        attempts += [(v, CPU) for v in candidates if wanted[v.id] != CPU]
-    refused: list[str] = []
-    for candidate, place in attempts:
-        obstacle = _obstacle(candidate, place, engines)
-        if not obstacle:
-            return _choice(candidate, place, refused, manifest, is_only=len(candidates) == 1)
-        refused.append(f"{candidate.id}: {obstacle}")
-    hints = [
-        a.hint for name, a in engines.items() if a.hint and name in {v.engine for v in candidates}
-    ]
-    raise UnavailableError(
-        f"no variant of {manifest.name} runs here: {'; '.join(dict.fromkeys(refused))}",
-        hint=next(filter(None, hints), "") or "see what is ready with: edge devices",
-    )
+
+    candidates: tuple[Candidate, ...]
+    preferred: Variant
+    obstacles: dict[str, str]
+    hint: str = ""
 
 
-def _choice(
-    variant: Variant, device: str, refused: list[str], manifest: Manifest, *, is_only: bool
-) -> Choice:
-    if refused:
-        return Choice(variant, device, f"fallback, as {'; '.join(refused)}", is_fallback=True)
-    if variant.chosen:
-        reason = f"best under the gate for {manifest.profile}"
-    elif is_only:
-        reason = "the only one that was asked for"
+def choose(manifest: Manifest, machine: Machine, wish: Wish) -> Choice:
+    """Rank what ``wish`` allows: chosen at conversion, then by engine, then by latency.
+
+    Raises:
+        NotFoundError: The bundle has no variant of that id or engine.
+    """
+    allowed = _allowed(manifest, wish)
+    ranked = sorted(allowed, key=lambda variant: _rank(variant, machine))
+    candidates: list[Candidate] = []
+    obstacles: dict[str, str] = {}
+    for variant in ranked:
+        obstacle = next(_obstacles(variant, machine), "")
+        if obstacle:
+            obstacles[variant.id] = obstacle
+        else:
+            candidates.append(_candidate(variant, machine, wish))
+    preferred = ranked[0]
+    engine = machine.engines.get(preferred.engine)
+    return Choice(tuple(candidates), preferred, obstacles, hint=engine.hint if engine else "")
+
+
+def explain(
+    candidate: Candidate, preferred: Variant, obstacles: Mapping[str, str], wish: Wish
+) -> str:
+    """Why this candidate runs, in one sentence."""
+    variant = candidate.variant
+    if variant.id != preferred.id:
+        chosen = "was chosen at conversion" if preferred.chosen else "comes first"
+        why = obstacles.get(preferred.id, "it could not be opened")
+        reason = f"{preferred.id} {chosen} but can not run here: {why}"
+    elif wish.variant:
+        reason = "asked for by its id"
+    elif variant.chosen:
+        reason = "chosen at conversion"
+    elif wish.engine:
+        reason = f"the best of its engine, {wish.engine}, which was asked for"
     else:
-        reason = "the first of those that were asked for"
-    return Choice(variant, device, reason, is_fallback=False)
+        reason = "first by the order of engines, then by latency"
+    if candidate.device != candidate.wanted:
+        reason += f"; on {candidate.device}, as there is no {candidate.wanted} here"
+    return reason
 
 
-def _device(variant: Variant, profile: DeviceProfile) -> str:
-    options = {**profile.runtimes.options.get(variant.engine, {}), **variant.options}
-    return str(options.get("device", CPU)).lower()
+def _allowed(manifest: Manifest, wish: Wish) -> list[Variant]:
+    allowed = [
+        variant
+        for variant in manifest.variants
+        if wish.variant in ("", variant.id) and wish.engine in ("", variant.engine)
+    ]
+    if not allowed:
+        asked = " and ".join(
+            f"{kind} {name!r}"
+            for kind, name in (("id", wish.variant), ("engine", wish.engine))
+            if name
+        )
+        has = ", ".join(f"{variant.id} ({variant.engine})" for variant in manifest.variants)
+        raise NotFoundError(f"{manifest.name} has no variant with {asked}", hint=f"it has: {has}")
+    return allowed
 
 
-def _obstacle(variant: Variant, device: str, engines: Mapping[str, Availability]) -> str:
-    availability = engines.get(variant.engine)
-    if availability is None:
-        return f"this build has no engine {variant.engine}"
-    if not availability.ready:
-        return availability.reason
-    if device not in availability.devices:
-        return f"{variant.engine} sees no {device} here"
-    return ""
+def _rank(variant: Variant, machine: Machine) -> tuple[bool, int, float, str]:
+    order = machine.order
+    place = order.index(variant.engine) if variant.engine in order else len(order)
+    latency = variant.latency_ms.p50 if variant.latency_ms else float("inf")
+    return not variant.chosen, place, latency, variant.id
+
+
+def _obstacles(variant: Variant, machine: Machine) -> Iterator[str]:
+    engine = machine.engines.get(variant.engine)
+    if engine is None:
+        yield f"there is no engine named {variant.engine}"
+    elif not engine.ready:
+        yield f"{variant.engine} is not available: {engine.reason}"
+    for name, need in variant.requires.items():
+        have = machine.facts.get(name, "")
+        if name not in _MET_BY_THE_FILE and have != need:
+            yield f"it needs {name} {need}, this machine has {have or 'none'}"
+
+
+def _candidate(variant: Variant, machine: Machine, wish: Wish) -> Candidate:
+    options = {**variant.options, **machine.options.get(variant.engine, {}), **wish.options}
+    wanted = str(options.get("device", DEFAULT_DEVICE)).lower()
+    is_here = wanted in machine.engines[variant.engine].devices
+    return Candidate(variant, wanted, wanted if is_here else DEFAULT_DEVICE)

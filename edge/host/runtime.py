@@ -1,83 +1,33 @@
-"""Many models on one machine: found in bundles and folders, loaded on first use."""
+"""Many bundles behind one door: found by name and version, loaded when first used."""
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from edge.bundle import Bundle, open_bundle
-from edge.core.contracts import Placement
-from edge.core.errors import EdgeError, InputError, NotFoundError, UnavailableError
-from edge.host.choice import Fallback
-from edge.host.model import Model, load_bundle
-from edge.host.statistics import Snapshot
+from edge.bundle import open_bundle
+from edge.core.errors import BundleError, InputError, NotFoundError, UnavailableError
+from edge.host.choice import Fallback, Wish
+from edge.host.slot import ModelStatus, Slot
 
 if TYPE_CHECKING:
     from edge.core.tensor import Array, Feeds
+    from edge.host.model import Model
 
-log = logging.getLogger(__name__)
-
-State = Literal["staged", "loading", "ready", "failed"]
-
-
-class ModelStatus(msgspec.Struct, frozen=True):
-    """One model of a runtime; engine, variant and placement are empty until it is ready."""
-
-    name: str
-    version: str
-    state: State
-    reason: str = ""
-    engine: str = ""
-    variant: str = ""
-    precision: str = ""
-    choice: str = ""
-    is_fallback: bool = False
-    placement: Placement | None = None
-    statistics: Snapshot | None = None
-
-
-class _Slot:
-    """A model that is known, and loaded once however many ask for it at the same time."""
-
-    def __init__(self, name: str, version: str, bundle: Bundle | None, reason: str = "") -> None:
-        self.name = name
-        self.version = version
-        self.bundle = bundle
-        self.reason = reason
-        self.model: Model | None = None
-        self.state: State = "staged" if bundle else "failed"
-        self.lock = threading.Lock()
-
-    def status(self) -> ModelStatus:
-        model = self.model
-        if model is None:
-            return ModelStatus(self.name, self.version, self.state, self.reason)
-        return ModelStatus(
-            self.name,
-            self.version,
-            self.state,
-            engine=model.variant.engine,
-            variant=model.variant.id,
-            precision=model.placement.precision,
-            choice=model.choice,
-            is_fallback=model.is_fallback,
-            placement=model.placement,
-            statistics=model.statistics.snapshot(),
-        )
+SUFFIX = ".edge"
 
 
 class Runtime:
-    """Serves bundles by name and version. Any thread may call any method.
+    """Runs the models of bundles and of folders of ``*.edge``; any thread may call it.
 
-    A bundle that is named must open; one that lies in a folder may be broken: it is then listed
-    as failed, and the others are served.
+    A damaged bundle in a folder shows as failed in ``status`` and leaves the others alone.
+
+    Raises:
+        BundleError: A bundle that was named is damaged or missing.
+        InputError: A folder holds no bundle, or two bundles claim one name and version.
     """
 
     def __init__(
@@ -87,79 +37,70 @@ class Runtime:
         options: Mapping[str, Any] | None = None,
         fallback: Fallback = "warn",
     ) -> None:
-        """Find the bundles, and load none yet.
-
-        Args:
-            sources: Bundles, or folders of ``*.edge`` files.
-            engine: Only variants of this engine.
-            options: For the engine, as in ``load``.
-            fallback: As in ``load``.
-        Raises:
-            BundleError: A bundle that was named is damaged or none.
-            InputError: A source does not exist, or two bundles have one name and version.
-        """
-        self._engine = engine
-        self._options = options
-        self._fallback: Fallback = fallback
-        self._slots: dict[str, dict[str, _Slot]] = {}
+        self._wish = Wish(engine=engine or "", options=dict(options or {}), fallback=fallback)
         self._is_closed = False
+        self._slots: list[Slot] = []
         try:
-            for source in sources:
-                for slot in _find(Path(source)):
-                    self._add(slot, Path(source))
+            for slot in _scan(sources):
+                self._add(slot)
         except BaseException:
             self.close()
             raise
 
     def names(self) -> list[str]:
-        """Names of all models, sorted."""
-        return sorted(self._slots)
+        """Names of all models, sorted; one with several versions stands once."""
+        return sorted({slot.name for slot in self._slots})
 
     def versions(self, name: str) -> list[str]:
-        """Versions of a model, oldest first: ``1.9`` comes before ``1.10``."""
-        return sorted(self._versions(name), key=_natural)
+        """Versions of a model, oldest first."""
+        return [slot.version for slot in self._find(name)]
 
     def model(self, name: str, version: str | None = None) -> Model:
-        """The model, loaded if it is not yet; the newest version unless one is named.
+        """The model, loaded at the first call; its newest version unless one is named.
 
         Raises:
-            NotFoundError: There is no such model or version.
-            UnavailableError: It can't be loaded here; the message says why.
+            NotFoundError: There is no model of that name and version.
+            UnavailableError: The runtime is closed, or the model failed to load before.
+            EdgeError: It fails to load now.
         """
-        slot = self._slot(name, version)
-        return slot.model or self._load(slot)
+        slots = self._find(name)
+        if version:
+            slots = [slot for slot in slots if slot.version == version]
+            if not slots:
+                has = ", ".join(self.versions(name))
+                raise NotFoundError(f"{name} has no version {version!r}", hint=f"it has: {has}")
+        if self._is_closed:
+            raise UnavailableError("the runtime is closed")
+        return slots[-1].model(self._wish)
 
     def infer(self, name: str, feeds: Feeds, version: str | None = None) -> dict[str, Array]:
-        """``Model.infer`` by name."""
+        """Run one batch on the caller's thread, as ``Model.infer`` does."""
         return self.model(name, version).infer(feeds)
 
     def load_all(self) -> None:
-        """Load every model; those that fail are logged and listed as failed."""
-        for slot in self._all_slots():
+        """Load every model; those that fail say why in ``status``."""
+        from edge.core.errors import EdgeError
+
+        for slot in self._slots:
             try:
-                self.model(slot.name, slot.version)
-            except EdgeError as error:
-                log.error("%s %s: %s", slot.name, slot.version, error)
+                slot.model(self._wish)
+            except EdgeError:
+                continue
 
     def status(self) -> list[ModelStatus]:
-        """All models and versions, loaded or not."""
-        return [slot.status() for slot in self._all_slots()]
+        """One entry for each version of each model, by name, oldest first."""
+        return [slot.status() for slot in self._slots]
 
     @property
     def is_ready(self) -> bool:
-        """Whether no model is still to be loaded, and at least one is ready, or there is none."""
-        states = [slot.state for slot in self._all_slots()]
-        return not states or ("ready" in states and set(states) <= {"ready", "failed"})
+        """Whether every model is loaded and answers right."""
+        return not self._is_closed and all(slot.status().state == "ready" for slot in self._slots)
 
     def close(self) -> None:
         """Close all models; a second call does nothing."""
         self._is_closed = True
-        for slot in self._all_slots():
-            with slot.lock:
-                if slot.model is not None:
-                    slot.model.close()
-                elif slot.bundle is not None:
-                    slot.bundle.close()
+        for slot in self._slots:
+            slot.close()
 
     def __enter__(self) -> Runtime:
         return self
@@ -167,84 +108,48 @@ class Runtime:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _all_slots(self) -> list[_Slot]:
-        return [
-            self._slots[name][version] for name in self.names() for version in self.versions(name)
-        ]
-
-    def _versions(self, name: str) -> dict[str, _Slot]:
-        versions = self._slots.get(name)
-        if versions is None:
+    def _find(self, name: str) -> list[Slot]:
+        slots = [slot for slot in self._slots if slot.name == name]
+        if not slots:
             raise NotFoundError(
-                f"no model named {name!r}", hint=f"there are: {', '.join(self.names()) or 'none'}"
+                f"there is no model named {name!r}", hint=f"there are: {', '.join(self.names())}"
             )
-        return versions
+        return slots
 
-    def _slot(self, name: str, version: str | None) -> _Slot:
-        versions = self._versions(name)
-        slot = versions.get(version or self.versions(name)[-1])
-        if slot is None:
-            raise NotFoundError(
-                f"{name} has no version {version!r}",
-                hint=f"there are: {', '.join(self.versions(name))}",
-            )
-        return slot
-
-    def _add(self, slot: _Slot, source: Path) -> None:
-        versions = self._slots.setdefault(slot.name, {})
-        if slot.version in versions:
-            if slot.bundle is not None:
-                slot.bundle.close()
-            raise InputError(
-                f"{source}: a second bundle claims to be {slot.name} {slot.version}",
-                hint="convert one of them again with another --name or --version",
-            )
-        versions[slot.version] = slot
-
-    def _load(self, slot: _Slot) -> Model:
-        with slot.lock:
-            if slot.model is not None:
-                return slot.model
-            if self._is_closed:
-                raise UnavailableError("the runtime is closed")
-            if slot.bundle is None or slot.state == "failed":
-                raise UnavailableError(f"{slot.name} {slot.version} failed: {slot.reason}")
-            slot.state = "loading"
-            try:
-                slot.model = load_bundle(
-                    slot.bundle,
-                    engine=self._engine,
-                    options=self._options,
-                    fallback=self._fallback,
+    def _add(self, slot: Slot) -> None:
+        for other in self._slots:
+            if (other.name, other.version) == (slot.name, slot.version) and slot.digest:
+                slot.close()
+                if other.digest == slot.digest:  # one bundle, reached by two ways
+                    return
+                raise InputError(
+                    f"{other.path} and {slot.path} are both {slot.name} version {slot.version}",
+                    hint="remove one, or convert it again with another --version",
                 )
-            except BaseException as error:
-                slot.state, slot.reason = "failed", str(error)
-                raise
-            slot.state = "ready"
-            return slot.model
+        self._slots.append(slot)
+        self._slots.sort(key=lambda slot: (slot.name, _version_key(slot.version)))
 
 
-def _find(source: Path) -> Iterator[_Slot]:
-    if source.is_dir():
-        for path in sorted(source.glob("*.edge")):
+def _scan(sources: tuple[str | os.PathLike[str], ...]) -> Iterator[Slot]:
+    for source in map(Path, sources):
+        if not source.is_dir():
+            yield Slot(source, open_bundle(source))
+            continue
+        paths = sorted(path for path in source.iterdir() if path.suffix == SUFFIX)
+        if not paths:
+            raise InputError(
+                f"{source} holds no {SUFFIX} file", hint="make one with: edge convert MODEL.onnx"
+            )
+        for path in paths:
             try:
-                yield _open(path)
-            except EdgeError as error:
-                log.error("%s is left out: %s", path, error)
-                yield _Slot(path.stem, "?", None, str(error))
-    elif source.exists():
-        yield _open(source)
-    else:
-        raise InputError(f"no bundle or folder at {source}")
+                yield Slot(path, open_bundle(path))
+            except BundleError as error:
+                yield Slot(path, None, error)
 
 
-def _open(path: Path) -> _Slot:
-    bundle = open_bundle(path)
-    return _Slot(bundle.manifest.name, bundle.manifest.version, bundle)
-
-
-def _natural(version: str) -> list[tuple[int, str]]:
-    """Digits compare as numbers, the rest as text."""
+def _version_key(version: str) -> list[tuple[bool, int, str]]:
+    """Numbers within versions compare as numbers: 1.9 comes before 1.10."""
     return [
-        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", version)
+        (part.isdigit(), int(part) if part.isdigit() else 0, part)
+        for part in re.findall(r"\d+|\D+", version)
     ]
