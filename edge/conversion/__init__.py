@@ -13,6 +13,8 @@ from edge.conversion.build import Progress
 from edge.conversion.pipeline import Conversion as Conversion
 from edge.conversion.pipeline import Request, convert_model
 from edge.conversion.plan import AUTO
+from edge.core.errors import InputError
+from edge.core.manifest import Name
 from edge.core.profile import load_profile
 from edge.core.spec import ModelSpec, load_spec
 
@@ -77,8 +79,24 @@ def convert(
 
 
 def _named(spec: ModelSpec, source: Path, name: str | None, version: str | None) -> ModelSpec:
-    chosen = name or spec.name or re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).strip("-.")
-    return msgspec.structs.replace(spec, name=chosen or "model", version=version or spec.version)
+    """``spec`` with its name and version, which must fit paths, URLs and topics.
+
+    Raises:
+        InputError: One was given that does not fit.
+    """
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).strip("-.") or "model"
+    named = msgspec.structs.replace(
+        spec, name=name or spec.name or stem, version=version or spec.version
+    )
+    for given in (named.name, named.version):
+        try:
+            msgspec.convert(given, Name)
+        except msgspec.ValidationError as error:
+            raise InputError(
+                f"{given!r} can not name a bundle or its version",
+                hint="take letters, digits and . _ - , at most 100 of them",
+            ) from error
+    return named
 
 
 def _silent(stage: str, done: int, total: int) -> None:
