@@ -1,0 +1,81 @@
+"""Mean and peak per channel of tensors inside an ONNX graph, over samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edge.core.lazy import require
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from edge.core.tensor import Array, Feeds
+
+
+class Channels(NamedTuple):
+    """Per tensor, one value for each index of axis 1."""
+
+    means: dict[str, Array]
+    peaks: dict[str, Array]
+
+
+def channel_statistics(
+    model: ModelProto, tensors: dict[str, int], samples: Iterable[Feeds]
+) -> Channels:
+    """Run ``model`` and reduce ``tensors`` over all axes but the second.
+
+    Args:
+        tensors: Name -> rank, 2 or more.
+    """
+    np = require("numpy", extra="convert")
+    session, names = _reducing_session(model, tensors)
+    sums: list[Any] = []
+    peaks: list[Any] = []
+    count = 0
+    for feeds in samples:
+        found = session.run(names, dict(feeds)) if names else []
+        mean, low, high = found[0::3], found[1::3], found[2::3]
+        peak = [np.maximum(-a, b) for a, b in zip(low, high, strict=True)]
+        sums = [a + b for a, b in zip(sums, mean, strict=True)] if count else mean
+        peaks = [np.maximum(a, b) for a, b in zip(peaks, peak, strict=True)] if count else peak
+        count += 1
+    means = [np.asarray(total, np.float64) / count for total in sums]
+    return Channels(
+        dict(zip(tensors, means, strict=True)), dict(zip(tensors, peaks, strict=True))
+    )
+
+
+def _reducing_session(model: ModelProto, tensors: dict[str, int]) -> tuple[Any, list[str]]:
+    onnx = require("onnx", extra="convert")
+    copy = type(model)()
+    copy.CopyFrom(model)
+    opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    names = []
+    for tensor, rank in tensors.items():
+        axes = [axis for axis in range(rank) if axis != 1]
+        for op in ("ReduceMean", "ReduceMin", "ReduceMax"):
+            name = f"{tensor}/{op}"
+            inputs, attributes = [tensor], {"axes": axes}
+            if opset >= 18:  # axes became an input
+                given = onnx.numpy_helper.from_array(
+                    require("numpy", extra="convert").array(axes, "int64"), f"{name}/axes"
+                )
+                copy.graph.initializer.append(given)
+                inputs, attributes = [tensor, given.name], {}
+            copy.graph.node.append(
+                onnx.helper.make_node(op, inputs, [name], keepdims=0, **attributes)
+            )
+            copy.graph.output.append(
+                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            )
+            names.append(name)
+    return open_session(copy.SerializeToString()), names
+
+
+def open_session(model: bytes) -> Any:
+    """An ONNX Runtime session on the CPU that keeps quiet."""
+    onnxruntime = require("onnxruntime", extra="convert")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,201 @@
+"""ONNX files for ONNX Runtime: FP32, FP16 by casts, INT8 by QuantizeLinear pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters._quantization import onnx_int8
+from converters._quantization.samples import require_samples
+from edge.core.contracts import Availability, ConvertRequest, Finding
+from edge.core.errors import MissingDependencyError, ModelError
+from edge.core.lazy import require
+from edge.core.manifest import FileEntry, Variant
+from edge.core.profile import DeviceProfile
+from edge.core.tensor import TensorSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+EXTRA = "convert"
+FILE = "model.onnx"
+
+
+class OnnxConverter:
+    """Writes ONNX files in the opset and IR version that the profile takes."""
+
+    name = "onnx"
+    engine = "onnxruntime"
+    precisions = ("fp32", "fp16", "int8")
+
+    def availability(self) -> Availability:
+        """Say whether onnx and ONNX Runtime are installed."""
+        try:
+            for module in ("onnx", "onnxruntime"):
+                require(module, extra=EXTRA)
+        except MissingDependencyError as error:
+            return Availability(ready=False, reason=str(error), hint=error.hint)
+        return Availability(ready=True, version=metadata.version("onnxruntime"))
+
+    def check(self, model: Path, profile: DeviceProfile) -> list[Finding]:
+        """Load the model in ONNX Runtime and say what stands in the way."""
+        try:
+            opened = _open(model)
+        except ModelError as error:
+            return [Finding("error", str(error), hint=error.hint)]
+        return _shape_findings(_specs(opened.get_inputs()), profile)
+
+    def convert(self, request: ConvertRequest, into: Path) -> Variant:
+        """Write ``model.onnx``."""
+        onnx = require("onnx", extra=EXTRA)
+        source = _open(request.model)
+        inputs = _specs(source.get_inputs())
+        for finding in _shape_findings(inputs, request.profile):
+            raise ModelError(finding.message, hint=finding.hint)
+        model = onnx.load_model(request.model)
+        notes: tuple[str, ...] = ()
+        options: dict[str, Any] = {}
+        if request.precision == "fp16":
+            model = to_fp16(model)
+        elif request.precision == "int8":
+            model, notes = to_int8(model, inputs, request)
+            if not _is_arm(request.profile):
+                # Without VNNI, unsigned times signed products can overflow 16 bits; with this the
+                # engine takes slower kernels on such CPUs, and on such CPUs only.
+                options["session.x64quantprecision"] = "1"
+        _pin(model, request.profile)
+        path = into / FILE
+        path.write_bytes(model.SerializeToString())
+        opened = _open(path)
+        data = path.read_bytes()
+        return Variant(
+            id=f"{self.engine}-{request.precision}",
+            engine=self.engine,
+            precision=request.precision,
+            files=(FileEntry(FILE, hashlib.sha256(data).hexdigest(), len(data)),),
+            inputs=_specs(opened.get_inputs()),
+            outputs=_specs(opened.get_outputs()),
+            options=options,
+            built_with={name: metadata.version(name) for name in ("onnx", "onnxruntime")},
+            notes=notes,
+        )
+
+
+def to_fp16(model: ModelProto) -> ModelProto:
+    """Weights and computation in FP16; inputs and outputs keep their types."""
+    float16 = require("onnxruntime.transformers.float16", extra=EXTRA)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one per value that FP16 rounds to 0 or clamps
+            converted: ModelProto = float16.convert_float_to_float16(model, keep_io_types=True)
+    except Exception as error:  # it walks the graph by assertion and KeyError
+        raise ModelError(
+            f"the model can not be written in FP16: {_first_line(error)}",
+            hint="keep it in fp32, or quantize it to int8",
+        ) from error
+    return converted
+
+
+def to_int8(
+    model: ModelProto, inputs: tuple[TensorSpec, ...], request: ConvertRequest
+) -> tuple[ModelProto, tuple[str, ...]]:
+    """Static INT8 and the notes on it; signed activations for Arm, unsigned for x86."""
+    recipe = onnx_int8.recipe_of(request.options)
+    samples = require_samples(request.calibration, inputs, recipe.samples)
+    opset = _opset(model)
+    if opset < onnx_int8.PER_CHANNEL_OPSET:
+        raise ModelError(
+            f"int8 needs opset {onnx_int8.PER_CHANNEL_OPSET}, the model is in {opset}",
+            hint="export it again with a newer opset",
+        )
+    with tempfile.TemporaryDirectory(prefix="edge-int8-") as folder:
+        best = onnx_int8.quantize(
+            model, samples, recipe, Path(folder), is_signed=_is_arm(request.profile)
+        )
+    quantized: ModelProto = best.model
+    if not any(node.op_type == "QuantizeLinear" for node in quantized.graph.node):
+        raise ModelError(
+            "the model has nothing that int8 applies to outside of its If or Loop branches",
+            hint="keep it in fp32",
+        )
+    return quantized, (
+        *samples.notes,
+        f"ranges hold {best.percentile:g} % of the values, "
+        f"{best.closeness_db:.1f} dB from float on the calibration samples",
+    )
+
+
+def _open(path: Path) -> Any:
+    onnxruntime = require("onnxruntime", extra=EXTRA)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # pybind's exceptions share no base but Exception
+        raise ModelError(
+            f"ONNX Runtime can not load {path.name}: {_first_line(error)}",
+            hint="see what the file holds with: edge check",
+        ) from error
+
+
+def _pin(model: ModelProto, profile: DeviceProfile) -> None:
+    """Keep to the opset and IR version of the profile, whatever the tools here write."""
+    onnx = require("onnx", extra=EXTRA)
+    opset, needed = _opset(model), onnx.helper.find_min_ir_version_for(model.opset_import, True)
+    if opset > profile.onnx.opset or needed > profile.onnx.ir:
+        raise ModelError(
+            f"the result is in opset {opset}, IR {needed}; {profile.name} takes up to opset "
+            f"{profile.onnx.opset}, IR {profile.onnx.ir}"
+        )
+    model.ir_version = max(needed, min(model.ir_version, profile.onnx.ir))
+
+
+def _opset(model: ModelProto) -> int:
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+
+def _is_arm(profile: DeviceProfile) -> bool:
+    return profile.device.arch in ("aarch64", "arm64")
+
+
+def _shape_findings(inputs: tuple[TensorSpec, ...], profile: DeviceProfile) -> list[Finding]:
+    if not profile.shapes.static:
+        return []
+    return [
+        Finding(
+            "error",
+            f"input {spec.name!r} is {spec.shape_text}; {profile.name} takes fixed shapes only",
+            hint="fix them with --batch or --shape",
+        )
+        for spec in inputs
+        if not spec.is_static
+    ]
+
+
+def _specs(tensors: list[Any]) -> tuple[TensorSpec, ...]:
+    """Describe what an ONNX Runtime session takes or gives."""
+    return tuple(
+        TensorSpec(
+            tensor.name,
+            _DTYPES.get(tensor.type, tensor.type.removeprefix("tensor(").removesuffix(")")),
+            tuple(
+                dim if isinstance(dim, int) else dim or f"{tensor.name}_axis{axis}"
+                for axis, dim in enumerate(tensor.shape)
+            ),
+        )
+        for tensor in tensors
+    )
+
+
+_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+CONVERTER = OnnxConverter()
