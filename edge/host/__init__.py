@@ -1,10 +1,9 @@
 """The on-device runtime: picks a variant for this machine, loads it, runs it, and counts."""
 
-from __future__ import annotations
-
 from edge.host.choice import Fallback as Fallback
 from edge.host.goldens import GoldenResult as GoldenResult
 from edge.host.loading import load as load
+from edge.host.loading import load_bundle as load_bundle
 from edge.host.model import Model as Model
 from edge.host.runtime import Runtime as Runtime
 from edge.host.slot import ModelStatus as ModelStatus
@@ -12,4 +11,3 @@ from edge.host.statistics import STAGES as STAGES
 from edge.host.statistics import Histogram as Histogram
 from edge.host.statistics import Snapshot as Snapshot
 from edge.host.statistics import Statistics as Statistics
-from edge.host.statistics import Total as Total

@@ -43,17 +43,26 @@ def load(
         UnavailableError: Nothing in it can run here, or ``fallback`` is ``deny`` and had to be.
         EngineError: The engine refused the variant's files.
     """
-    wish = Wish(variant or "", engine or "", dict(options or {}), fallback)
     bundle = open_bundle(path)
     try:
-        return load_bundle(bundle, wish)
+        return load_bundle(
+            bundle, engine=engine, variant=variant, options=options, fallback=fallback
+        )
     except BaseException:
         bundle.close()
         raise
 
 
-def load_bundle(bundle: Bundle, wish: Wish) -> Model:
-    """Load from an open bundle, which the model owns from then on."""
+def load_bundle(
+    bundle: Bundle,
+    *,
+    engine: str | None = None,
+    variant: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    fallback: Fallback = "warn",
+) -> Model:
+    """``load`` for an open bundle, which the model owns from then on."""
+    wish = Wish(variant or "", engine or "", dict(options or {}), fallback)
     manifest = bundle.manifest
     if wish.engine:
         plugins.backend(wish.engine)  # an engine that does not exist has an error of its own
@@ -75,9 +84,8 @@ def load_bundle(bundle: Bundle, wish: Wish) -> Model:
             errors.append(error)
             obstacles[candidate.variant.id] = str(error)
             continue
-        if session.placement.is_fallback:
-            reason += f"; {session.placement.reason}"
-        return Model(bundle, candidate.variant, session, choice=reason)
+        is_fallback |= session.placement.is_fallback
+        return Model(bundle, candidate.variant, session, choice=reason, is_fallback=is_fallback)
     raise errors[0]
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,11 +17,9 @@ from edge.host import goldens
 from edge.host.statistics import Statistics
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edge.bundle import Bundle
     from edge.core.contracts import Placement, Session
-    from edge.core.manifest import Manifest, Variant
+    from edge.core.manifest import Variant
     from edge.core.tensor import Array, Feeds, TensorSpec
     from edge.host.goldens import GoldenResult
     from edge.vision import ImagePipeline, Label, Prediction
@@ -33,12 +31,25 @@ _now = time.perf_counter_ns
 class Model:
     """A variant on its engine, made by ``edge.load``. All methods may be called from any thread.
 
-    ``choice`` says why this variant runs, ``placement`` where.
+    ``choice`` says why this variant runs, ``placement`` where; ``is_fallback`` that it is not the
+    variant or the device that the bundle prefers. ``digest`` stands for all the bundle holds.
     """
 
-    def __init__(self, bundle: Bundle, variant: Variant, session: Session, *, choice: str) -> None:
+    def __init__(
+        self, bundle: Bundle, variant: Variant, session: Session, *, choice: str, is_fallback: bool
+    ) -> None:
+        self.manifest = bundle.manifest
+        self.name = bundle.manifest.name
+        self.version = bundle.manifest.version
+        self.path = bundle.path
+        self.digest = bundle.digest
+        self.labels = bundle.labels
         self.variant = variant
         self.choice = choice
+        self.is_fallback = is_fallback
+        self.placement: Placement = session.placement
+        self.inputs: tuple[TensorSpec, ...] = session.inputs
+        self.outputs: tuple[TensorSpec, ...] = session.outputs
         self.statistics = Statistics()
         self._bundle = bundle
         self._session = session
@@ -48,47 +59,9 @@ class Model:
         self._executor: ThreadPoolExecutor | None = None
 
     @property
-    def name(self) -> str:
-        return self.manifest.name
-
-    @property
-    def version(self) -> str:
-        return self.manifest.version
-
-    @property
-    def manifest(self) -> Manifest:
-        return self._bundle.manifest
-
-    @property
-    def path(self) -> Path:
-        return self._bundle.path
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the manifest, which stands for all that the bundle holds."""
-        return self._bundle.digest
-
-    @property
-    def placement(self) -> Placement:
-        return self._session.placement
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._session.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._session.outputs
-
-    @property
     def state(self) -> str:
         """``ready``, or ``idle`` once it is closed."""
         return "idle" if self._is_closed else "ready"
-
-    @cached_property
-    def labels(self) -> tuple[str, ...]:
-        """Class names by index; empty when the bundle has none."""
-        return self._bundle.labels
 
     def infer(self, feeds: Feeds) -> dict[str, Array]:
         """Run one batch on the caller's thread.
@@ -106,9 +79,9 @@ class Model:
         try:
             outputs = self._run(feeds)
         except BaseException:
-            self.statistics.record_failure(_now() - start)
+            self.statistics.failure(_now() - start)
             raise
-        self.statistics.record(0, 0, _now() - start, 0)
+        self.statistics.success(_now() - start)
         return outputs
 
     def submit(self, feeds: Feeds) -> Future[dict[str, Array]]:
@@ -147,12 +120,13 @@ class Model:
             inferred = _now()
             prediction = decode(outputs, output, geometry=geometry, labels=self.labels)
         except BaseException:
-            self.statistics.record_failure(_now() - start)
+            self.statistics.failure(_now() - start)
             raise
-        self.statistics.record(0, prepared - start, inferred - prepared, _now() - inferred)
+        self.statistics.success(inferred - prepared)
+        self.statistics.transfer(prepared - start, _now() - inferred)
         return prediction
 
-    def classify(self, picture: Picture, top: int = 5) -> list[Label]:
+    def classify(self, picture: Picture, top: int = 5) -> tuple[Label, ...]:
         """The ``top`` most probable labels of a picture, best first.
 
         Raises:
@@ -162,7 +136,8 @@ class Model:
             raise UnsupportedError(
                 f"{self.name} does {self.manifest.task}, not classification", hint="use predict()"
             )
-        return list(self.predict(picture, top=top))  # type: ignore[arg-type]
+        labels: Any = self.predict(picture, top=top)
+        return tuple(labels)
 
     def verify_goldens(self) -> list[GoldenResult]:
         """Run the bundle's goldens here; they do not count in ``statistics``."""
@@ -195,9 +170,9 @@ class Model:
         try:
             outputs = self._run(feeds)
         except BaseException:
-            self.statistics.record_failure(_now() - submitted)
+            self.statistics.failure(_now() - submitted)
             raise
-        self.statistics.record(start - submitted, 0, _now() - start, 0)
+        self.statistics.success(_now() - start, start - submitted)
         return outputs
 
     def _worker(self) -> ThreadPoolExecutor:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.bundle import open_bundle
-from edge.core.errors import BundleError, InputError, NotFoundError, UnavailableError
-from edge.host.choice import Fallback, Wish
+from edge.core.errors import BundleError, EdgeError, InputError, NotFoundError, UnavailableError
+from edge.host.choice import Fallback
+from edge.host.loading import load_bundle
 from edge.host.slot import ModelStatus, Slot
 
 if TYPE_CHECKING:
     from edge.core.tensor import Array, Feeds
     from edge.host.model import Model
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".edge"
 
@@ -37,7 +42,7 @@ class Runtime:
         options: Mapping[str, Any] | None = None,
         fallback: Fallback = "warn",
     ) -> None:
-        self._wish = Wish(engine=engine or "", options=dict(options or {}), fallback=fallback)
+        self._load = partial(load_bundle, engine=engine, options=options, fallback=fallback)
         self._is_closed = False
         self._slots: list[Slot] = []
         try:
@@ -71,21 +76,19 @@ class Runtime:
                 raise NotFoundError(f"{name} has no version {version!r}", hint=f"it has: {has}")
         if self._is_closed:
             raise UnavailableError("the runtime is closed")
-        return slots[-1].model(self._wish)
+        return slots[-1].model(self._load)
 
     def infer(self, name: str, feeds: Feeds, version: str | None = None) -> dict[str, Array]:
         """Run one batch on the caller's thread, as ``Model.infer`` does."""
         return self.model(name, version).infer(feeds)
 
     def load_all(self) -> None:
-        """Load every model; those that fail say why in ``status``."""
-        from edge.core.errors import EdgeError
-
+        """Load every model; those that fail are logged, and say why in ``status``."""
         for slot in self._slots:
             try:
-                slot.model(self._wish)
-            except EdgeError:
-                continue
+                slot.model(self._load)
+            except EdgeError as error:
+                log.error("%s %s: %s", slot.name, slot.version, error)
 
     def status(self) -> list[ModelStatus]:
         """One entry for each version of each model, by name, oldest first."""
@@ -93,8 +96,9 @@ class Runtime:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every model is loaded and answers right."""
-        return not self._is_closed and all(slot.status().state == "ready" for slot in self._slots)
+        """Whether no model is still to be loaded, and at least one is ready, or there is none."""
+        states = {slot.state for slot in self._slots}
+        return not self._is_closed and (not states or {"ready"} <= states <= {"ready", "failed"})
 
     def close(self) -> None:
         """Close all models; a second call does nothing."""
@@ -118,7 +122,7 @@ class Runtime:
 
     def _add(self, slot: Slot) -> None:
         for other in self._slots:
-            if (other.name, other.version) == (slot.name, slot.version) and slot.digest:
+            if (other.name, other.version) == (slot.name, slot.version):
                 slot.close()
                 if other.digest == slot.digest:  # one bundle, reached by two ways
                     return
@@ -144,7 +148,8 @@ def _scan(sources: tuple[str | os.PathLike[str], ...]) -> Iterator[Slot]:
             try:
                 yield Slot(path, open_bundle(path))
             except BundleError as error:
-                yield Slot(path, None, error)
+                log.error("%s is left out: %s", path, error)
+                yield Slot(path, error=error)
 
 
 def _version_key(version: str) -> list[tuple[bool, int, str]]:

@@ -3,49 +3,57 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from edge.bundle import Bundle, open_bundle
+from edge.core.contracts import Placement
 from edge.core.errors import BundleError, EdgeError, EngineError, UnavailableError
-from edge.host.choice import Wish
-from edge.host.loading import load_bundle
+from edge.host.statistics import Snapshot
 
 if TYPE_CHECKING:
-    from edge.core.contracts import Placement
     from edge.host.model import Model
 
 State = Literal["staged", "loading", "warming", "ready", "idle", "failed"]
 
 
+Load = Callable[[Bundle], "Model"]
+UNKNOWN = "?"
+
+
 class ModelStatus(msgspec.Struct, frozen=True):
     """What a runtime knows of one of its models.
 
-    ``reason`` says why it failed. What stands behind it is empty until the model was loaded.
+    ``reason`` says why it failed. What stands behind ``digest`` is empty until it was loaded.
     """
 
     name: str
     version: str
     state: State
-    reason: str
-    path: str
-    digest: str
+    reason: str = ""
+    path: str = ""
+    digest: str = ""
     engine: str = ""
     variant: str = ""
     precision: str = ""
     choice: str = ""
+    is_fallback: bool = False
     placement: Placement | None = None
+    statistics: Snapshot | None = None
 
 
 class Slot:
     """Loads its bundle once, however many threads ask; a load that failed stays failed."""
 
-    def __init__(self, path: Path, bundle: Bundle | None, error: BundleError | None = None) -> None:
+    def __init__(
+        self, path: Path, bundle: Bundle | None = None, error: BundleError | None = None
+    ) -> None:
         self.path = path
         self.name = bundle.manifest.name if bundle else path.stem
-        self.version = bundle.manifest.version if bundle else ""
+        self.version = bundle.manifest.version if bundle else UNKNOWN
         self.digest = bundle.digest if bundle else ""
         self.error: EdgeError | None = error
         self.state: State = "failed" if error else "staged"
@@ -53,8 +61,8 @@ class Slot:
         self._model: Model | None = None
         self._lock = threading.Lock()
 
-    def model(self, wish: Wish) -> Model:
-        """The loaded model, loading it now if need be.
+    def model(self, load: Load) -> Model:
+        """The loaded model; ``load`` makes one of the bundle if there is none yet.
 
         Raises:
             EdgeError: It can't be loaded, or could not be the first time.
@@ -70,7 +78,7 @@ class Slot:
                     f"model {self.name} failed to load: {self.error}",
                     hint=self.error.hint if self.error else "",
                 )
-            self._model = self._load(wish)
+            self._model = self._load(load)
             return self._model
 
     def status(self) -> ModelStatus:
@@ -92,7 +100,9 @@ class Slot:
             variant=model.variant.id,
             precision=model.placement.precision,
             choice=model.choice,
+            is_fallback=model.is_fallback,
             placement=model.placement,
+            statistics=model.statistics.snapshot(),
         )
 
     def close(self) -> None:
@@ -102,12 +112,12 @@ class Slot:
             if self._bundle is not None:
                 self._bundle.close()
 
-    def _load(self, wish: Wish) -> Model:
+    def _load(self, load: Load) -> Model:
         self.state = "loading"
         try:
             bundle, self._bundle = self._bundle or self._reopen(), None
             try:
-                model = load_bundle(bundle, wish)
+                model = load(bundle)
             except BaseException:
                 bundle.close()
                 raise

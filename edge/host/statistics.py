@@ -1,4 +1,4 @@
-"""Counts and latencies of a model's inferences; recording one costs about a microsecond."""
+"""What a model did and how long it took, at about a microsecond per inference."""
 
 from __future__ import annotations
 
@@ -8,152 +8,117 @@ import time
 import msgspec
 
 STAGES = ("queue", "input", "infer", "output")
-"""Waiting for the model's thread; preparing inputs; the engine; decoding outputs."""
 
-# Buckets split each power of two into 16, so a percentile is at most 1/32 (3 %) from the truth.
-_SPLIT_BITS = 4
-_SPLIT = 1 << _SPLIT_BITS
-_OCTAVES = 40  # 2**40 ns is 18 minutes; what lasts longer counts in the last bucket
-_BUCKETS = (_OCTAVES - _SPLIT_BITS + 1) << _SPLIT_BITS
-
-
-class Total(msgspec.Struct, frozen=True):
-    """How many, and how long they took together, as Triton's statistics have it."""
-
-    count: int = 0
-    ns: int = 0
+_STEPS = 8
+"""Buckets per octave: a percentile is at most 1/16 off."""
+_SHIFT = 3
+_OCTAVES = 44  # up to 2**43 ns, two hours
 
 
 class Histogram(msgspec.Struct, frozen=True):
-    """Latencies of one stage, in logarithmic buckets."""
+    """Durations in logarithmic buckets; the difference of two is what came between them."""
 
-    total: Total
+    count: int
+    total_ns: int
     buckets: tuple[int, ...]
 
-    @property
-    def count(self) -> int:
-        return self.total.count
-
-    @property
-    def ns(self) -> int:
-        return self.total.ns
-
-    @property
-    def mean_ms(self) -> float:
-        return self.ns / self.count / 1e6 if self.count else 0.0
-
-    @property
-    def p50_ms(self) -> float:
-        return self.percentile_ms(50)
-
-    @property
-    def p90_ms(self) -> float:
-        return self.percentile_ms(90)
-
-    @property
-    def p99_ms(self) -> float:
-        return self.percentile_ms(99)
+    def since(self, earlier: Histogram) -> Histogram:
+        pairs = zip(self.buckets, earlier.buckets, strict=True)
+        return Histogram(
+            self.count - earlier.count,
+            self.total_ns - earlier.total_ns,
+            tuple(now - then for now, then in pairs),
+        )
 
     def percentile_ms(self, percent: float) -> float:
-        """The middle of the bucket that holds the percentile; 0 when nothing was recorded."""
-        rank = max(1.0, self.count * percent / 100)
+        """The duration that ``percent`` of all do not exceed, in milliseconds; 0 for none."""
+        rank = percent / 100.0 * self.count
         seen = 0
-        for bucket, count in enumerate(self.buckets):
+        for index, count in enumerate(self.buckets):
             seen += count
-            if seen >= rank:
-                low, high = _bounds(bucket)
-                return (low + high - 1) / 2 / 1e6
+            if count and seen >= rank:
+                return _middle_ns(index) / 1e6
         return 0.0
-
-    def since(self, earlier: Histogram) -> Histogram:
-        """What was recorded after ``earlier``."""
-        buckets = tuple(a - b for a, b in zip(self.buckets, earlier.buckets, strict=True))
-        return Histogram(_minus(self.total, earlier.total), buckets)
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Everything counted up to a moment; ``last_inference_ms`` is Unix time, 0 before the first."""
+    """Counters since the model was loaded. ``last_ms`` is the wall clock of the last inference."""
 
-    success: Total
-    fail: Total
-    queue: Histogram
-    input: Histogram
-    infer: Histogram
-    output: Histogram
-    last_inference_ms: int = 0
-
-    def since(self, earlier: Snapshot) -> Snapshot:
-        """What was counted after ``earlier``: the figures of the time in between."""
-        return Snapshot(
-            success=_minus(self.success, earlier.success),
-            fail=_minus(self.fail, earlier.fail),
-            queue=self.queue.since(earlier.queue),
-            input=self.input.since(earlier.input),
-            infer=self.infer.since(earlier.infer),
-            output=self.output.since(earlier.output),
-            last_inference_ms=self.last_inference_ms,
-        )
+    success_count: int
+    success_ns: int
+    failure_count: int
+    failure_ns: int
+    last_ms: int
+    stages: dict[str, Histogram]
 
 
 class Statistics:
-    """Counters of one model. Any thread may record or take a snapshot."""
+    """Counters and a histogram per stage; any thread may record."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._success = [0, 0]
-        self._fail = [0, 0]
-        self._sums = [0, 0, 0, 0]
-        self._buckets = [[0] * _BUCKETS for _ in STAGES]
-        self._last_inference_ms = 0
+        self._buckets = {stage: [0] * (_OCTAVES * _STEPS) for stage in STAGES}
+        self._counts = dict.fromkeys(STAGES, 0)
+        self._totals_ns = dict.fromkeys(STAGES, 0)
+        self._success_count = self._success_ns = 0
+        self._failure_count = self._failure_ns = 0
+        self._last_s = 0.0
 
-    def record(self, queue_ns: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
-        """Count an inference that succeeded, with the time that each stage took."""
-        now_ms = time.time_ns() // 1_000_000
-        stages = (queue_ns, input_ns, infer_ns, output_ns)
+    def success(self, infer_ns: int, queue_ns: int = 0) -> None:
+        """Count an inference that took ``infer_ns`` after it had waited ``queue_ns``."""
         with self._lock:
-            for stage, ns in enumerate(stages):
-                self._sums[stage] += ns
-                self._buckets[stage][_bucket(ns)] += 1
-            self._success[0] += 1
-            self._success[1] += queue_ns + input_ns + infer_ns + output_ns
-            self._last_inference_ms = now_ms
+            self._success_count += 1
+            self._success_ns += infer_ns + queue_ns
+            self._last_s = time.time()
+            self._add("infer", infer_ns)
+            if queue_ns:
+                self._add("queue", queue_ns)
 
-    def record_failure(self, ns: int) -> None:
-        """Count an inference that failed after ``ns``."""
+    def failure(self, spent_ns: int) -> None:
+        """Count an inference that ended in an error."""
         with self._lock:
-            self._fail[0] += 1
-            self._fail[1] += ns
+            self._failure_count += 1
+            self._failure_ns += spent_ns
+
+    def transfer(self, input_ns: int, output_ns: int) -> None:
+        """Count what a server spent on reading a request and writing its answer."""
+        with self._lock:
+            self._success_ns += input_ns + output_ns
+            self._add("input", input_ns)
+            self._add("output", output_ns)
 
     def snapshot(self) -> Snapshot:
-        """A consistent copy of all counters."""
         with self._lock:
-            success, fail = Total(*self._success), Total(*self._fail)
-            sums, last = tuple(self._sums), self._last_inference_ms
-            buckets = [tuple(stage) for stage in self._buckets]
-        stages = {
-            name: Histogram(Total(success.count, ns), counts)
-            for name, ns, counts in zip(STAGES, sums, buckets, strict=True)
-        }
-        return Snapshot(success=success, fail=fail, last_inference_ms=last, **stages)
+            return Snapshot(
+                success_count=self._success_count,
+                success_ns=self._success_ns,
+                failure_count=self._failure_count,
+                failure_ns=self._failure_ns,
+                last_ms=int(self._last_s * 1000),
+                stages={
+                    stage: Histogram(
+                        self._counts[stage], self._totals_ns[stage], tuple(self._buckets[stage])
+                    )
+                    for stage in STAGES
+                },
+            )
+
+    def _add(self, stage: str, duration_ns: int) -> None:
+        self._counts[stage] += 1
+        self._totals_ns[stage] += duration_ns
+        self._buckets[stage][_bucket(duration_ns)] += 1
 
 
-def _bucket(ns: int) -> int:
-    """Index of the bucket of ``ns``: exact below 16, then 16 to each power of two."""
-    if ns < _SPLIT:
-        return ns if ns > 0 else 0
-    shift = ns.bit_length() - _SPLIT_BITS - 1
-    bucket = (shift << _SPLIT_BITS) + (ns >> shift)
-    return bucket if bucket < _BUCKETS else _BUCKETS - 1
+def _bucket(duration_ns: int) -> int:
+    if duration_ns < _STEPS:
+        return max(0, duration_ns)
+    octave = duration_ns.bit_length() - 1 - _SHIFT
+    return min((octave << _SHIFT) + (duration_ns >> octave), _OCTAVES * _STEPS - 1)
 
 
-def _bounds(bucket: int) -> tuple[int, int]:
-    """The values from the first up to, not including, the second fall into ``bucket``."""
-    if bucket < _SPLIT:
-        return bucket, bucket + 1
-    shift = (bucket >> _SPLIT_BITS) - 1
-    low = (bucket - (shift << _SPLIT_BITS)) << shift
-    return low, low + (1 << shift)
-
-
-def _minus(later: Total, earlier: Total) -> Total:
-    return Total(later.count - earlier.count, later.ns - earlier.ns)
+def _middle_ns(bucket: int) -> float:
+    """The middle of a bucket; inverse of ``_bucket``."""
+    if bucket < 2 * _STEPS:
+        return float(bucket)
+    octave = (bucket >> _SHIFT) - 1
+    return float((bucket - (octave << _SHIFT)) << octave) + (1 << octave) / 2
