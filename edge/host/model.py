@@ -17,12 +17,14 @@ from edge.host import goldens
 from edge.host.statistics import Statistics
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edge.bundle import Bundle
     from edge.core.contracts import Placement, Session
     from edge.core.manifest import Variant
     from edge.core.tensor import Array, Feeds, TensorSpec
     from edge.host.goldens import GoldenResult
-    from edge.vision import ImagePipeline, Label, Prediction
+    from edge.vision import Geometry, ImagePipeline, Label, Prediction
     from edge.vision.image import Picture
 
 _now = time.perf_counter_ns
@@ -90,7 +92,8 @@ class Model:
         Raises:
             UnavailableError: The model is closed. All else is raised by the future's ``result``.
         """
-        return self._worker().submit(self._infer_queued, feeds, _now())
+        with self._lock:
+            return self._worker().submit(self._infer_queued, feeds, _now())
 
     async def ainfer(self, feeds: Feeds) -> dict[str, Array]:
         """Run one batch on the model's own thread, without blocking the event loop."""
@@ -106,19 +109,13 @@ class Model:
             InputError: The picture can't be read.
             UnsupportedError: The manifest does not say how pictures become tensors.
         """
-        from edge.vision import decode
-
-        pipeline = self._pipeline
-        output = self.manifest.output or OutputSpec()
-        if top is not None:
-            output = msgspec.structs.replace(output, top=top)
         start = _now()
         try:
-            tensor, geometry = pipeline.prepare(picture)
+            feeds, geometry = self.prepare(picture)
             prepared = _now()
-            outputs = self._run({pipeline.spec.input: tensor})
+            outputs = self._run(feeds)
             inferred = _now()
-            prediction = decode(outputs, output, geometry=geometry, labels=self.labels)
+            prediction = self.decode(outputs, geometry, top=top)
         except BaseException:
             self.statistics.failure(_now() - start)
             raise
@@ -138,6 +135,23 @@ class Model:
             )
         labels: Any = self.predict(picture, top=top)
         return tuple(labels)
+
+    def prepare(self, picture: Picture) -> tuple[dict[str, Array], Geometry]:
+        """The first step of ``predict``: what to feed, and where the picture lies in it."""
+        pipeline = self._pipeline
+        tensor, geometry = pipeline.prepare(picture)
+        return {pipeline.spec.input: tensor}, geometry
+
+    def decode(
+        self, outputs: Mapping[str, Array], geometry: Geometry, *, top: int | None = None
+    ) -> Prediction:
+        """The last step of ``predict``: what the outputs for one picture say."""
+        from edge.vision import decode
+
+        spec = self.manifest.output or OutputSpec()
+        if top is not None:
+            spec = msgspec.structs.replace(spec, top=top)
+        return decode(outputs, spec, geometry=geometry, labels=self.labels)
 
     def verify_goldens(self) -> list[GoldenResult]:
         """Run the bundle's goldens here; they do not count in ``statistics``."""
@@ -176,12 +190,12 @@ class Model:
         return outputs
 
     def _worker(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._is_closed:
-                raise self._closed()
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"edge-{self.name}")
-            return self._executor
+        """Called with the lock held, so that nothing is submitted once ``close`` has begun."""
+        if self._is_closed:
+            raise self._closed()
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"edge-{self.name}")
+        return self._executor
 
     def _refuse(self, feeds: Feeds) -> dict[str, Array]:
         raise self._closed()
