@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
-from edge.core.errors import UnavailableError
+from edge.core.errors import EngineError, UnavailableError
 from edge.core.manifest import Variant
 from edge.core.profile import DeviceProfile
-from edge.core.tensor import TensorSpec, check_feeds
+from edge.core.tensor import TensorSpec, check_feeds, plain
 
 if TYPE_CHECKING:
     from edge.core.tensor import Array, Feeds
@@ -60,13 +60,14 @@ class Session(ABC):
         Raises:
             InputError: A name, dtype or fixed dimension differs from ``inputs``.
             EngineError: The engine failed.
+            UnavailableError: The session is closed.
         """
         check_feeds(self.inputs, feeds)
-        return self._run(feeds)
+        return self._run(plain(feeds))
 
     @abstractmethod
     def _run(self, feeds: Feeds) -> dict[str, Array]:
-        """Run feeds that were checked."""
+        """Run feeds that were checked and are C-contiguous, aligned and in native byte order."""
 
     @abstractmethod
     def close(self) -> None:
@@ -164,3 +165,23 @@ def ensure_ready(name: str, availability: Availability) -> None:
         raise UnavailableError(
             f"{name} is not available here: {availability.reason}", hint=availability.hint
         )
+
+
+def agreed(
+    declared: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...]
+) -> tuple[TensorSpec, ...]:
+    """The tensors that a manifest declares, which the engine must find in the file; else those.
+
+    Raises:
+        EngineError: A name or dtype differs, or one is missing.
+    """
+    if not declared:
+        return found
+    want, have = ({(spec.name, spec.dtype) for spec in specs} for specs in (declared, found))
+    if want != have:
+        only = [", ".join(f"{n} {d}" for n, d in sorted(s)) for s in (want - have, have - want)]
+        raise EngineError(
+            f"the manifest declares other tensors ({only[0]}) than the engine finds ({only[1]})",
+            hint="convert the model again",
+        )
+    return declared
