@@ -1,0 +1,201 @@
+"""One connection to an MQTT broker, over paho; the only module that knows paho."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from edge.telemetry.address import BrokerAddress
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import Client
+
+QOS = 1
+CONNECT_TIMEOUT_S = 10.0
+State = Literal["connecting", "connected", "refused", "ended"]
+
+
+class Will(msgspec.Struct, frozen=True):
+    """What the broker says, retained, when the connection ends without a goodbye."""
+
+    topic: str
+    payload: bytes
+
+
+class Received(msgspec.Struct, frozen=True):
+    """A message from the broker; ``is_retained`` when it was there before we were."""
+
+    topic: str
+    payload: bytes
+    is_retained: bool
+
+
+class Waker:
+    """Ends the wait of a thread in ``Link.step`` or in ``wait``; any thread may wake."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = socket.socketpair()
+        self._reading.setblocking(False)
+        self._writing.setblocking(False)
+
+    def wake(self) -> None:
+        with contextlib.suppress(OSError):  # full, so it is awake already; or closed
+            self._writing.send(b"\0")
+
+    def fileno(self) -> int:
+        return self._reading.fileno()
+
+    def clear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._reading.recv(4096):
+                pass
+
+    def wait(self, timeout_s: float) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self, selectors.EVENT_READ)
+            if selector.select(timeout_s):
+                self.clear()
+
+    def close(self) -> None:
+        self._reading.close()
+        self._writing.close()
+
+
+class Link:
+    """A connection from CONNECT to its end, driven by one thread through ``step``.
+
+    paho's own threads are not used: on reconnect they send all that is unacknowledged at once,
+    and they wait without jitter. A new connection is a new ``Link``.
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        *,
+        client_id: str = "",
+        will: Will | None = None,
+        keepalive_s: int = 30,
+        timeout_s: float = CONNECT_TIMEOUT_S,
+        waker: Waker | None = None,
+    ) -> None:
+        self.address = address
+        self.state: State = "connecting"
+        self.reason = ""
+        self.received: deque[Received] = deque()
+        self._acknowledged: list[int] = []
+        self._keepalive_s = keepalive_s
+        self._timeout_s = timeout_s
+        self._deadline_s = 0.0
+        self._waker = waker
+        self._selector = selectors.DefaultSelector()
+        self._client = self._make_client(client_id, will)
+
+    def open(self) -> None:
+        """Connect and say CONNECT; the answer comes in a later ``step``.
+
+        A failure is no exception: ``state`` is then ``ended``, with a ``reason``.
+        """
+        self._deadline_s = time.monotonic() + self._timeout_s
+        try:
+            self._client.connect(self.address.host, self.address.port, self._keepalive_s)
+        except (OSError, ValueError) as error:  # ValueError: no such thing as this host name
+            self._end(str(error) or type(error).__name__)
+            return
+        self._selector.register(self._socket(), selectors.EVENT_READ)
+        if self._waker is not None:
+            self._selector.register(self._waker, selectors.EVENT_READ)
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in ("connecting", "connected")
+
+    def step(self, timeout_s: float) -> None:
+        """Wait up to ``timeout_s`` for traffic or the waker, and handle it."""
+        writing = selectors.EVENT_WRITE if self._client.want_write() else 0
+        self._selector.modify(self._socket(), selectors.EVENT_READ | writing)
+        if self.state == "connecting":
+            timeout_s = min(timeout_s, max(0.0, self._deadline_s - time.monotonic()))
+        for key, events in self._selector.select(timeout_s):
+            if key.fileobj is self._waker:
+                self._waker.clear()
+                continue
+            if events & selectors.EVENT_READ:
+                self._client.loop_read()
+            if events & selectors.EVENT_WRITE and self.is_open:
+                self._client.loop_write()
+        if self.is_open:
+            self._client.loop_misc()
+        if self.state == "connecting" and time.monotonic() >= self._deadline_s:
+            self._end(f"no answer to CONNECT in {self._timeout_s:g} s")
+
+    def send(self, topic: str, payload: bytes, *, is_retained: bool) -> int:
+        """Hand a message over and return its number, which ``acknowledged`` will give back."""
+        return self._client.publish(topic, payload, QOS, is_retained).mid
+
+    def acknowledged(self) -> list[int]:
+        """Numbers of the messages that the broker has taken since the last call."""
+        numbers, self._acknowledged = self._acknowledged, []
+        return numbers
+
+    def subscribe(self, pattern: str) -> None:
+        self._client.subscribe(pattern, QOS)
+
+    def disconnect(self) -> None:
+        """Say goodbye: the broker drops the will."""
+        if self.state == "connected":
+            self._client.disconnect()
+        self.abort()
+
+    def abort(self) -> None:
+        """Hang up: the broker publishes the will."""
+        self._end("closed")
+
+    def _end(self, reason: str) -> None:
+        if self.state != "refused":
+            self.state = "ended"
+        self.reason = self.reason or reason
+        self._selector.close()
+        connection = self._client.socket()
+        if connection is not None:
+            connection.close()
+
+    def _socket(self) -> socket.socket:
+        connection: Any = self._client.socket()
+        return connection  # type: ignore[no-any-return]
+
+    def _make_client(self, client_id: str, will: Will | None) -> Client:
+        from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv311
+
+        client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTv311)
+        client.connect_timeout = self._timeout_s
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        if self.address.user:
+            client.username_pw_set(self.address.user, self.address.password or None)
+        if will is not None:
+            client.will_set(will.topic, will.payload, QOS, retain=True)
+        return client
+
+    def _on_connect(self, _client: Any, _data: Any, _flags: Any, code: Any, _props: Any) -> None:
+        if code.is_failure:
+            self.state, self.reason = "refused", str(code)
+        else:
+            self.state = "connected"
+
+    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, code: Any, _props: Any) -> None:
+        self._end(f"connection lost ({code})")
+
+    def _on_publish(self, _client: Any, _data: Any, mid: int, _code: Any, _props: Any) -> None:
+        self._acknowledged.append(mid)  # MQTT 3.1.1 has no reason codes: an answer is a yes
+
+    def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
+        with contextlib.suppress(UnicodeDecodeError):
+            self.received.append(Received(message.topic, message.payload, message.retain))

@@ -1,0 +1,216 @@
+"""Carries messages to the broker on a thread of its own, and outlives the broker."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+import msgspec
+
+from edge.telemetry.address import BrokerAddress
+from edge.telemetry.backlog import MAX_BYTES, Backlog, Message
+from edge.telemetry.backoff import Backoff
+from edge.telemetry.envelope import Envelope, Sealer, encode
+from edge.telemetry.link import CONNECT_TIMEOUT_S, Link, Waker, Will
+from edge.telemetry.topics import Topics
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 1.0  # paho looks after keepalive and lost connections this often
+_FRESH_NS = 1_000_000_000  # a message that waited no longer for a connection is no history
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """How hard to try. ``window`` messages at most wait for the broker's answer at one time."""
+
+    first_wait_s: float = 1.0
+    longest_wait_s: float = 60.0
+    timeout_s: float = CONNECT_TIMEOUT_S
+    keepalive_s: int = 30
+    window: int = 8
+    max_bytes: int = MAX_BYTES
+
+
+class Sender:
+    """Delivers at least once while it lives, in order but for what is retained.
+
+    Of a retained topic only the newest value counts: it is sent on change and again after each
+    reconnect. All else waits in a bounded backlog. Nothing here blocks the caller.
+    """
+
+    def __init__(self, address: BrokerAddress, topics: Topics, delivery: Delivery) -> None:
+        self.state = "connecting"
+        self.reason = ""
+        self._sealer = Sealer()
+        self.backlog = Backlog(self._gap_message, delivery.max_bytes)
+        self._address = address
+        self._topics = topics
+        self._delivery = delivery
+        self._retained: dict[str, dict[str, Any]] = {}
+        self._unsent: dict[str, None] = {}  # retained topics, in the order of their change
+        self._in_flight: dict[int, Message] = {}
+        self._will: Envelope | None = None
+        self._will_seq = 0
+        self._connected_ns = 0
+        self._closing_s: float | None = None
+        self._has_said_goodbye = False
+        self._lock = threading.Lock()
+        self._waker = Waker()
+        self._thread = threading.Thread(target=self._run, name="edge-mqtt", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def send(self, topic: str, metrics: dict[str, Any], *, is_event: bool = False) -> None:
+        """Stamp and queue a message."""
+        self.backlog.put(Message(topic, self._sealer.seal(metrics), is_event))
+        self._waker.wake()
+
+    def retain(self, topic: str, metrics: dict[str, Any]) -> None:
+        """Set what the broker is to keep under ``topic``; the same value again sends nothing."""
+        with self._lock:
+            if self._retained.get(topic) == metrics:
+                return
+            self._retained[topic] = metrics
+            self._unsent[topic] = None
+        self._waker.wake()
+
+    def close(self, timeout_s: float) -> None:
+        """Deliver what waits, say offline, and disconnect, all within ``timeout_s``."""
+        self._closing_s = time.monotonic() + timeout_s
+        self._waker.wake()
+        self._thread.join(timeout_s + _TICK_S)
+        if not self._thread.is_alive():  # else it hangs in a name look-up, and dies with us
+            self._waker.close()
+
+    def _run(self) -> None:
+        delivery = self._delivery
+        backoff = Backoff(delivery.first_wait_s, delivery.longest_wait_s)
+        while self._closing_s is None:
+            link = self._open()
+            began_s = time.monotonic()
+            if link.is_open:
+                self._serve(link)
+            if self._closing_s is None:
+                self._note("refused" if link.state == "refused" else "unreachable", link.reason)
+                backoff.lasted(time.monotonic() - began_s)
+                self._wait(backoff.next_s())
+        self.state = "closed"
+
+    def _open(self) -> Link:
+        link = Link(
+            self._address,
+            # The same at each start, so that the broker ends a dead connection of ours at once,
+            # and its will does not come long after we are back.
+            client_id=self._topics.client_id,
+            will=self._new_will(),
+            keepalive_s=self._delivery.keepalive_s,
+            timeout_s=self._delivery.timeout_s,
+            waker=self._waker,
+        )
+        link.open()
+        return link
+
+    def _serve(self, link: Link) -> None:
+        while link.is_open:
+            if link.state == "connected":
+                if self.state != "connected":
+                    self._begin()
+                self._hand_over(link)
+            if self._closing_s is not None and self._close_when_done(link, self._closing_s):
+                break
+            link.step(self._tick_s())
+            for number in link.acknowledged():
+                self._in_flight.pop(number, None)
+        for message in reversed(self._in_flight.values()):
+            if not message.is_retained:
+                self.backlog.put_back(message)
+        self._in_flight.clear()
+
+    def _begin(self) -> None:
+        self._connected_ns = time.monotonic_ns()
+        if self._will is not None:
+            self._will_seq, self._will = self._will.seq, None
+        self._note("connected", "")
+        with self._lock:
+            self._unsent = {self._topics.status: None, **dict.fromkeys(self._retained)}
+
+    def _hand_over(self, link: Link) -> None:
+        while len(self._in_flight) < self._delivery.window and link.is_open:
+            message = self._next_retained() or self.backlog.take()
+            if message is None:
+                return
+            self._send(link, message)
+
+    def _send(self, link: Link, message: Message) -> None:
+        envelope = message.envelope
+        if envelope.mono_ns + _FRESH_NS < self._connected_ns:
+            envelope = msgspec.structs.replace(envelope, hist=True)
+        number = link.send(message.topic, encode(envelope), is_retained=message.is_retained)
+        self._in_flight[number] = message
+
+    def _next_retained(self) -> Message | None:
+        with self._lock:
+            if not self._unsent:
+                return None
+            topic = next(iter(self._unsent))
+            del self._unsent[topic]
+            metrics = self._retained.get(topic)
+        if topic == self._topics.status:
+            metrics = {"state": "online", "will_seq": self._will_seq}
+        return self._retained_message(topic, metrics or {})
+
+    def _close_when_done(self, link: Link, deadline_s: float) -> bool:
+        """Whether it is time to go: all is delivered, or the time is up."""
+        if time.monotonic() >= deadline_s:
+            link.abort()
+            return True
+        if link.state != "connected" or self._in_flight or self._unsent or len(self.backlog):
+            return False
+        if self._has_said_goodbye:
+            link.disconnect()
+            return True
+        self._has_said_goodbye = True
+        offline = {"state": "offline", "reason": "closed"}
+        self._send(link, self._retained_message(self._topics.status, offline))
+        return False
+
+    def _retained_message(self, topic: str, metrics: dict[str, Any]) -> Message:
+        return Message(topic, self._sealer.seal(metrics), is_retained=True)
+
+    def _new_will(self) -> Will:
+        """A will for the next connection, with a number of its own.
+
+        The number is used up though the will may never be sent: the online status names it, so
+        that a reader who counts misses nothing. A connection that failed left its will unused.
+        """
+        if self._will is None:
+            self._will = self._sealer.seal({"state": "offline", "reason": "connection lost"})
+        return Will(self._topics.status, encode(self._will))
+
+    def _gap_message(self, metrics: dict[str, Any]) -> Message:
+        return Message(self._topics.of("event", "gap"), self._sealer.seal(metrics), is_event=True)
+
+    def _tick_s(self) -> float:
+        if self._closing_s is None:
+            return _TICK_S
+        return min(_TICK_S, max(0.0, self._closing_s - time.monotonic()))
+
+    def _wait(self, seconds: float) -> None:
+        until_s = time.monotonic() + seconds
+        while self._closing_s is None and (left_s := until_s - time.monotonic()) > 0:
+            self._waker.wait(left_s)
+
+    def _note(self, state: str, reason: str) -> None:
+        """Log a change of state, not each try."""
+        before, self.state, self.reason = self.state, state, reason
+        if before == state:
+            return
+        if state != "connected":
+            log.warning("no telemetry: broker %s is %s: %s", self._address, state, reason)
+        elif before == "connecting":
+            log.info("telemetry goes to %s", self._address)
+        else:
+            log.warning("telemetry goes to %s again", self._address)
