@@ -31,3 +31,23 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not name or not sizes or min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not like images=1x3x224x224")
     return name, sizes
+
+
+def add_variant(parser: argparse.ArgumentParser) -> None:
+    """The bundle to run, and which of its variants."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("--engine", help="only a variant for this engine")
+    parser.add_argument(
+        "--variant", metavar="ID", help="only this variant; edge inspect lists them"
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return number
