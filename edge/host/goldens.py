@@ -57,4 +57,4 @@ def max_abs_error(actual: Array | None, expected: Array | None) -> float:
         actual, expected = actual.astype(np.float64), expected.astype(np.float64)
     same = actual == expected  # two equal infinities, of which the difference would be NaN
     error = np.abs(np.where(same, 0, actual) - np.where(same, 0, expected))
-    return float(np.nan_to_num(error, nan=np.inf).max(initial=0.0))
+    return float(np.nan_to_num(error, nan=np.inf, posinf=np.inf).max(initial=0.0))
