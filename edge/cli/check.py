@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 HELP = "check a model against a device: operators, opset, shapes"
 
-_COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
 _SHOWN_NODES = 3
 
 
@@ -49,17 +48,15 @@ def _has_error(findings: list[Finding]) -> bool:
 
 
 def _print(args: argparse.Namespace, findings: dict[str, list[Finding]]) -> None:
-    from rich.markup import escape
-
-    _output.say(f"[bold]{escape(args.source.name)}[/] for {args.profile}")
+    _output.title(f"{args.source.name} for {args.profile}")
     for engine, found in findings.items():
         verdict = "[red]✗ no[/]" if _has_error(found) else "[green]✓ yes[/]"
         _output.say(f"{verdict}  {engine}")
-        for finding in found:
-            nodes = ", ".join(finding.nodes[:_SHOWN_NODES])
-            more = "" if len(finding.nodes) <= _SHOWN_NODES else f" and {len(finding.nodes)} in all"
-            where = f" ({nodes}{more})" if nodes else ""
-            colour = _COLOURS[finding.severity]
-            _output.say(f"    [{colour}]{finding.severity}[/] {escape(finding.message + where)}")
-            if finding.hint:
-                _output.say(f"    [dim]hint: {escape(finding.hint)}[/]")
+        _output.facts(row for finding in found for row in _rows(finding))
+
+
+def _rows(finding: Finding) -> list[tuple[str, str]]:
+    nodes = ", ".join(finding.nodes[:_SHOWN_NODES])
+    more = f" and {len(finding.nodes) - _SHOWN_NODES} more"
+    where = f": {nodes}{more if len(finding.nodes) > _SHOWN_NODES else ''}" if nodes else ""
+    return [(f"  {finding.severity}", finding.message + where), ("  hint", finding.hint)]

@@ -86,15 +86,17 @@ def print_report(report: Report, bundle: Path) -> None:
         right=columns[1:],
     )
     _output.say()
-    mark = "[green]✓[/]" if report.gate.met else "[red]✗[/]"
-    _output.say(f"{mark} gate     {report.gate.why}")
-    _output.say(f"[dim]·[/] data     {report.data}")
-    for row in report.variants:
-        for note in row.notes:
-            _output.say(f"[dim]·[/] {row.id}: {note}")
-    for refusal in report.tried:
-        _output.say(f"[dim]· left out {refusal.id}: {refusal.why}[/]")
-    _output.say(f"[bold]→ {bundle}[/]  {_output.size_text(bundle.stat().st_size)}")
+    _output.facts(
+        [
+            ("✓ gate" if report.gate.met else "✗ gate missed", report.gate.why),
+            ("data", report.data),
+            *((row.id, note) for row in report.variants for note in row.notes),
+            *((f"left out {refusal.id}", refusal.why) for refusal in report.tried),
+        ]
+    )
+    size = _output.size_text(bundle.stat().st_size)
+    _output.say()
+    _output.say(f"[bold green]→ {bundle}[/]  {size}   ● chosen  ○ also in the bundle")
 
 
 def _source_row(report: Report) -> list[str]:

@@ -43,10 +43,13 @@ class _Counted:
     def __len__(self) -> int:
         return len(self._samples)
 
+    def finish(self) -> None:
+        self._advance(len(self), len(self))
+
     def __iter__(self) -> Iterator[Feeds]:
         for number, feeds in enumerate(self._samples, 1):
-            yield feeds
             self._advance(number, len(self._samples))
+            yield feeds
 
 
 def build(
@@ -73,6 +76,8 @@ def build(
         try:
             refuse(findings[converter.name])
             variants.append(msgspec.structs.replace(converter.convert(request, into), id=step.id))
+            if samples is not None:  # a quantizer may stop before the last one
+                samples.finish()
         except EdgeError as error:
             log.info("%s was not made", step.id, exc_info=True)
             shutil.rmtree(into)
@@ -85,7 +90,7 @@ def build(
     return Built(tuple(variants), tuple(refused), everything)
 
 
-def _watched(step: Step, calibration: Samples | None, progress: Progress) -> Samples | None:
+def _watched(step: Step, calibration: Samples | None, progress: Progress) -> _Counted | None:
     if step.precision != "int8" or calibration is None:
         return None
     title = f"Calibrating {step.converter.engine}"

@@ -27,9 +27,12 @@ def check(
         ModelError: No engine of the device can take the file at all.
     """
     prepared = prepare(source, profile, work, shapes=shapes, batch=batch)
+    findings = list(prepared.findings)
+    if any(finding.severity == "error" for finding in findings):
+        return dict.fromkeys(profile.runtimes.order, findings)
     converters = {converter.engine: converter for converter in plugins.converters().values()}
     return {
-        engine: [*prepared.findings, *converters[engine].check(prepared.path, profile)]
+        engine: findings + converters[engine].check(prepared.path, profile)
         if engine in converters
         else [Finding("error", "no converter writes for this engine yet")]
         for engine in profile.runtimes.order

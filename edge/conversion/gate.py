@@ -17,6 +17,9 @@ DEFAULT_AGREEMENT_DROP = 5.0
 """The same in points of agreement. Wider: two models that are equally right on a set of
 pictures still differ on several percent of them, so agreement falls faster than accuracy."""
 
+NOISE = 1.05
+"""Latencies this close to the best are taken for equal: the smaller variant wins."""
+
 
 class Decision(msgspec.Struct, frozen=True):
     """All variants, best first, and those of them that go into the bundle."""
@@ -51,11 +54,15 @@ def decide(
         drop = drops[variant.id]
         return drop is not None and drop <= bound
 
-    def rank(variant: Variant) -> tuple[bool, float, int, int]:
+    times = [v.latency_ms.p50 for v in variants if v.latency_ms and passes(v)]
+    as_fast = min(times, default=0.0) * NOISE
+
+    def rank(variant: Variant) -> tuple[bool, float, int, int, int]:
         latency = variant.latency_ms.p50 if variant.latency_ms and is_latency_valid else 0.0
         return (
             not passes(variant),
-            latency,
+            latency if latency > as_fast else 0.0,
+            variant.size_bytes if is_latency_valid else 0,
             _position(variant.precision, profile.precision.preference),
             _position(variant.engine, profile.runtimes.order),
         )

@@ -194,7 +194,7 @@ def shape_findings(inputs: tuple[TensorSpec, ...], profile: DeviceProfile) -> li
             f"input {spec.name!r} has the dynamic shape {spec.shape_text}; "
             f"{profile.name} takes fixed shapes only",
             hint="fix the batch axis with --batch 1, or every axis with --shape "
-            f"{spec.name}={','.join('1' if isinstance(d, str) else str(d) for d in spec.shape)}",
+            f"{spec.name}={'x'.join('1' if isinstance(d, str) else str(d) for d in spec.shape)}",
         )
         for spec in inputs
         if not spec.is_static
@@ -222,9 +222,7 @@ def _trials(model: ModelProto, probe: Feeds | None) -> Iterator[tuple[Feeds, dic
             yield feeds, answers
 
 
-def noise(
-    specs: tuple[TensorSpec, ...], batch: int, size: int, *, seed: int = 0
-) -> dict[str, Any]:
+def noise(specs: tuple[TensorSpec, ...], batch: int, size: int, *, seed: int = 0) -> dict[str, Any]:
     """Reproducible values for ``specs``; an axis that leads somewhere is ``batch`` if dynamic,
     other dynamic axes are ``size``."""
     import numpy as np

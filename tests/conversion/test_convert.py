@@ -176,7 +176,7 @@ def test_npu_variant_is_measured_on_the_cpu_and_says_so(digits, tmp_path):
         digits / "digits.onnx", tmp_path, profile="intel-core-ultra-2", precision="fp16", batch=1
     ).report
     (row,) = report.variants
-    assert any("no npu here" in note for note in row.notes)
+    assert any("no NPU here" in note for note in row.notes)
 
 
 def test_empty_calibration_folder_is_refused(digits, tmp_path):
