@@ -1,0 +1,174 @@
+"""Follows the telemetry of devices from anywhere that reaches the broker."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from edge.core.errors import InputError, UnavailableError
+from edge.telemetry import topics
+from edge.telemetry.address import parse_address
+from edge.telemetry.backoff import Backoff
+from edge.telemetry.envelope import Envelope, decode
+from edge.telemetry.link import Link, Received
+
+log = logging.getLogger(__name__)
+
+_LONGEST_WAIT_S = 5.0  # a person is looking
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """A message, read. ``path`` is its topic after the device; ``at_s`` the monotonic clock."""
+
+    topic: str
+    fleet: str
+    device: str
+    path: str
+    envelope: Envelope
+    metrics: dict[str, Any]
+    is_retained: bool
+    at_s: float
+
+
+class Watcher:
+    """Subscribes to the devices that are named, or to all; one thread uses it.
+
+    Raises:
+        SettingsError: The URL or a name can't be used.
+    """
+
+    def __init__(
+        self, url: str, fleet: str = topics.ANY, device: str = topics.ANY, *, timeout_s: float = 5.0
+    ) -> None:
+        self.address = parse_address(url)
+        self.error = ""
+        self._pattern = topics.pattern(fleet, device)
+        self._timeout_s = timeout_s
+        self._link: Link | None = None
+        self._backoff = Backoff(0.5, _LONGEST_WAIT_S)
+        self._try_at_s = 0.0
+        self._subscribed = False
+        self._is_closed = False
+        self._ready: deque[Arrival] = deque()
+
+    def open(self) -> None:
+        """Connect and subscribe.
+
+        Raises:
+            UnavailableError: The broker is not there, refuses us, or does not answer.
+        """
+        deadline_s = time.monotonic() + self._timeout_s
+        link = self._connect()
+        while link.state == "connecting" and time.monotonic() < deadline_s:
+            link.step(deadline_s - time.monotonic())
+        if link.state == "connected":
+            self._subscribe(link)
+            return
+        reason = link.reason or "no answer"
+        self.close()
+        raise UnavailableError(
+            f"no MQTT broker at {self.address}: {reason}",
+            hint="start one, or name another with --mqtt or EDGE_MQTT_URL",
+        )
+
+    @property
+    def is_connected(self) -> bool:
+        return self._link is not None and self._link.state == "connected"
+
+    def poll(self, timeout_s: float) -> list[Arrival]:
+        """What arrived, waiting up to ``timeout_s`` for the first; connects again by itself.
+
+        While there is no connection, ``error`` says why. What can't be read is left out.
+        """
+        if not self._ready and not self._is_closed:
+            self._advance(timeout_s)
+        arrivals = list(self._ready)
+        self._ready.clear()
+        return arrivals
+
+    def messages(self, seconds: float | None = None) -> Iterator[Arrival]:
+        """Messages as they arrive, for ``seconds`` or until the watcher is closed."""
+        end_s = float("inf") if seconds is None else time.monotonic() + seconds
+        while not self._is_closed and (left_s := end_s - time.monotonic()) > 0:
+            yield from self.poll(min(1.0, left_s))
+
+    def close(self) -> None:
+        """Disconnect; a second call does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._link is not None and self._link.is_open:
+            self._link.disconnect()
+
+    def __enter__(self) -> Watcher:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _connect(self) -> Link:
+        self._subscribed = False
+        self._link = Link(self.address, timeout_s=self._timeout_s)
+        self._link.open()
+        return self._link
+
+    def _subscribe(self, link: Link) -> None:
+        link.subscribe(self._pattern)
+        self._subscribed = True
+        self.error = ""
+        self._backoff.failures = 0
+
+    def _advance(self, timeout_s: float) -> None:
+        link = self._link
+        if link is None or not link.is_open:
+            self._reconnect_when_due(timeout_s)
+            return
+        link.step(timeout_s)
+        if link.state == "connected" and not self._subscribed:
+            self._subscribe(link)
+        while link.received:
+            arrival = _read(link.received.popleft())
+            if arrival is not None:
+                self._ready.append(arrival)
+        if not link.is_open:
+            self.error = f"{link.reason}; trying again"
+            self._try_at_s = time.monotonic() + self._backoff.next_s()
+
+    def _reconnect_when_due(self, timeout_s: float) -> None:
+        wait_s = self._try_at_s - time.monotonic()
+        if wait_s > 0:
+            time.sleep(min(wait_s, timeout_s))
+            return
+        link = self._connect()
+        if not link.is_open:
+            self.error = f"{link.reason}; trying again"
+            self._try_at_s = time.monotonic() + self._backoff.next_s()
+
+
+def _read(received: Received) -> Arrival | None:
+    """The message, or None for one that is not ours or can't be read."""
+    fleet, device, path = topics.split(received.topic)
+    if not path or not received.payload:
+        return None
+    try:
+        envelope = decode(received.payload)
+        metrics = envelope.metrics()
+    except InputError as error:
+        log.debug("%s is left out: %s", received.topic, error)
+        return None
+    return Arrival(
+        topic=received.topic,
+        fleet=fleet,
+        device=device,
+        path=path,
+        envelope=envelope,
+        metrics=metrics,
+        is_retained=received.is_retained,
+        at_s=time.monotonic(),
+    )

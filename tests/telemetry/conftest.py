@@ -1,0 +1,145 @@
+"""Real brokers on the loopback interface: mosquitto where it is installed, and the embedded one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edge.telemetry.broker import EmbeddedBroker
+from edge.telemetry.watcher import Arrival, Watcher
+
+DEADLINE_S = 15.0
+MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+class BrokerControl:
+    """A broker that a test may stop and start again on the same port."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+
+class Embedded(BrokerControl):
+    def __init__(self) -> None:
+        self.port = 0
+        self._broker: EmbeddedBroker | None = None
+
+    def start(self) -> None:
+        self._broker = EmbeddedBroker(self.port)
+        self.port = self._broker.port
+
+    def stop(self) -> None:
+        if self._broker is not None:
+            self._broker.close()
+
+
+class Mosquitto(BrokerControl):
+    def __init__(self, folder: Path) -> None:
+        self.port = _free_port()
+        self._configuration = folder / "mosquitto.conf"
+        self._configuration.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\n"
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [str(MOSQUITTO), "-c", str(self._configuration)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(self._listens, "mosquitto to listen")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+
+@pytest.fixture(params=["embedded", "mosquitto"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BrokerControl]:
+    """A broker that runs; both kinds forget what was retained when they stop."""
+    if request.param == "mosquitto" and MOSQUITTO is None:
+        pytest.skip("mosquitto is not installed")
+    control = Mosquitto(tmp_path) if request.param == "mosquitto" else Embedded()
+    control.start()
+    yield control
+    control.stop()
+
+
+class Listener:
+    """Collects what arrives; ``until`` waits for a message that a test is after."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self.arrivals: list[Arrival] = []
+
+    def until(self, wanted: Callable[[Arrival], bool], what: str = "a message") -> Arrival:
+        """The first wanted message that was not returned before; older ones are dropped."""
+        deadline_s = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline_s:
+            while self.arrivals:
+                arrival = self.arrivals.pop(0)
+                if wanted(arrival):
+                    return arrival
+            self.arrivals += self.watcher.poll(0.1)
+        raise AssertionError(f"waited {DEADLINE_S:g} s in vain for {what}")
+
+
+@pytest.fixture
+def listen(broker: BrokerControl) -> Iterator[Callable[[], Listener]]:
+    """Makes listeners to all devices; what is retained comes first."""
+    watchers: list[Watcher] = []
+
+    def make() -> Listener:
+        watcher = Watcher(broker.url)
+        watchers.append(watcher)
+        watcher.open()
+        return Listener(watcher)
+
+    yield make
+    for watcher in watchers:
+        watcher.close()
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], bool], str], None]:
+    """Waits for a condition, not for a time."""
+    return wait_until
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, f"waited {DEADLINE_S:g} s in vain for {what}"
+        time.sleep(0.02)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
