@@ -170,7 +170,8 @@ class Link:
         return connection  # type: ignore[no-any-return]
 
     def _make_client(self, client_id: str, will: Will | None) -> Client:
-        from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv311
+        from paho.mqtt.client import Client, MQTTv311
+        from paho.mqtt.enums import CallbackAPIVersion
 
         client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTv311)
         client.connect_timeout = self._timeout_s

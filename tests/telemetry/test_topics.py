@@ -1,0 +1,44 @@
+"""Names of topics."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.core.errors import SettingsError
+from edge.telemetry.topics import Topics, pattern, split
+
+NAMES = st.text(min_size=1).filter(lambda name: name.isprintable() and not set(name) & set("+#/"))
+
+
+@given(NAMES, NAMES)
+def test_topic_tells_its_fleet_and_device(fleet: str, device: str) -> None:
+    topic = Topics(fleet, device).of("tele", "device")
+    assert topic == f"edge/v1/{fleet}/{device}/tele/device"
+    assert split(topic) == (fleet, device, "tele/device")
+
+
+@pytest.mark.parametrize("name", ["", "a+b", "#", "a/b", "a\0b", "a\nb", "a\ud800"])
+def test_name_that_can_not_be_in_a_topic_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match="device name"):
+        Topics("fleet", name)
+    with pytest.raises(SettingsError, match="fleet name") as caught:
+        Topics(name, "device")
+    assert "EDGE_MQTT_FLEET" in caught.value.hint
+
+
+def test_name_of_a_file_can_not_leave_its_topic() -> None:
+    assert Topics("f", "d").of("model", "a/+#b") == "edge/v1/f/d/model/a___b"
+
+
+def test_pattern_takes_any_or_one() -> None:
+    assert pattern() == "edge/v1/+/+/#"
+    assert pattern(device="d") == "edge/v1/+/d/#"
+    with pytest.raises(SettingsError):
+        pattern(fleet="#")
+
+
+@pytest.mark.parametrize("topic", ["", "other", "edge/v1/f", "edge/v1/f/d", "x/edge/v1/f/d/t"])
+def test_topic_of_others_is_told_apart(topic: str) -> None:
+    assert split(topic) == ("", "", "")
