@@ -121,4 +121,4 @@ def _middle_ns(bucket: int) -> float:
     if bucket < 2 * _STEPS:
         return float(bucket)
     octave = (bucket >> _SHIFT) - 1
-    return float((bucket - (octave << _SHIFT)) << octave) + (1 << octave) / 2
+    return ((bucket - (octave << _SHIFT)) << octave) + ((1 << octave) - 1) / 2
