@@ -37,7 +37,9 @@ def reason(choice: Choice, wish: Wish) -> str:
 
 
 def test_the_variant_chosen_at_conversion_comes_first(make_variant: MakeVariant) -> None:
-    given = manifest(make_variant("ov", "openvino"), make_variant("ort", "onnxruntime", chosen=True))
+    given = manifest(
+        make_variant("ov", "openvino"), make_variant("ort", "onnxruntime", chosen=True)
+    )
     choice = choose(given, BOTH, Wish())
     assert ids(choice) == ["ort", "ov"]
     assert reason(choice, Wish()) == "chosen at conversion"
@@ -63,7 +65,9 @@ def test_the_faster_variant_of_an_engine_comes_first(make_variant: MakeVariant) 
 
 def test_an_engine_that_is_not_here_is_an_obstacle(make_variant: MakeVariant) -> None:
     machine = Machine({"onnxruntime": READY, "openvino": ABSENT})
-    given = manifest(make_variant("ov", "openvino", chosen=True), make_variant("ort", "onnxruntime"))
+    given = manifest(
+        make_variant("ov", "openvino", chosen=True), make_variant("ort", "onnxruntime")
+    )
     choice = choose(given, machine, Wish())
     assert ids(choice) == ["ort"]
     assert choice.preferred.id == "ov"
@@ -81,7 +85,9 @@ def test_an_engine_that_this_edge_does_not_know_is_an_obstacle(make_variant: Mak
 
 
 def test_only_the_engine_that_was_asked_for_is_taken(make_variant: MakeVariant) -> None:
-    given = manifest(make_variant("ort", "onnxruntime", chosen=True), make_variant("ov", "openvino"))
+    given = manifest(
+        make_variant("ort", "onnxruntime", chosen=True), make_variant("ov", "openvino")
+    )
     wish = Wish(engine="openvino")
     choice = choose(given, BOTH, wish)
     assert ids(choice) == ["ov"]
