@@ -95,13 +95,13 @@ def _open(bundle: Bundle, candidate: Candidate, profile: DeviceProfile, wish: Wi
     of_profile = profile.runtimes.options.get(variant.engine, {})
     options = {**of_profile, **wish.options, "device": candidate.device}
     session = plugins.backend(variant.engine).open(variant, folder, profile, options)
-    session.placement = _seen_from_outside(session.placement, candidate)
     if session.placement.is_fallback:
         try:
             _permit(bundle.manifest, session.placement.reason, wish)
         except UnavailableError:
             session.close()
             raise
+    session.placement = _seen_from_outside(session.placement, candidate)
     return session
 
 
