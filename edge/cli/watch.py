@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 HELP = "follow the telemetry of devices live"
 
 _REFRESH_S = 0.25
+_FOOTER = "p50, p99: the engine alone, over the last interval · Ctrl-C ends"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,10 +56,11 @@ def _limited(watcher: Watcher, args: argparse.Namespace) -> Iterable[Arrival]:
 
 
 def _print_lines(arrivals: Iterable[Arrival], *, is_json: bool) -> None:
-    from edge.telemetry import view
+    from edge.telemetry.lines import json_line, plain_line
 
+    line = json_line if is_json else plain_line
     for arrival in arrivals:
-        print(view.json_line(arrival) if is_json else view.plain_line(arrival), flush=True)
+        print(line(arrival), flush=True)
 
 
 def _show(watcher: Watcher, args: argparse.Namespace) -> None:
@@ -72,12 +74,14 @@ def _show(watcher: Watcher, args: argparse.Namespace) -> None:
     left = args.count or sys.maxsize
     with Live(console=_output.out(), auto_refresh=False) as live:
         while left > 0 and time.monotonic() < end_s:
-            live.update(
-                view.render(
-                    board, source=str(watcher.address), error=watcher.error, now_s=time.monotonic()
-                ),
-                refresh=True,
+            picture = view.render(
+                board,
+                now_s=time.monotonic(),
+                source=str(watcher.address),
+                error=watcher.error,
+                footer=_FOOTER,
             )
+            live.update(picture, refresh=True)
             for arrival in watcher.poll(_REFRESH_S)[:left]:
                 board.add(arrival)
                 left -= 1

@@ -1,13 +1,26 @@
-"""What telemetry looks like to a person: a board for a terminal, or a line for each message."""
+"""What telemetry looks like on a terminal: the newest of each device and model, on one board."""
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
+
+from edge.telemetry.lines import (
+    NOTHING,
+    Metrics,
+    about,
+    clock,
+    figure,
+    number,
+    printable,
+    said,
+    table,
+    tables,
+    who,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,18 +33,16 @@ _TREND = 8
 _EVENTS = 4
 _BAR = 10
 _SILENT_AFTER_S = 20.0  # four times the default interval
+_FIGURES = (("per s", 8), ("trend", _TREND), ("p50 ms", 7), ("p99 ms", 7), ("errors", 6))
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _STYLES = {"online": "green", "ready": "green", "offline": "red", "failed": "red", "idle": "dim"}
-_NOTHING = "–"
-
-Metrics = Mapping[str, Any]
 
 
 class ModelRow(msgspec.Struct):
     """The newest that is known of a model; ``rates`` are the last ones, oldest first."""
 
-    state: dict[str, Any] = {}
-    sample: dict[str, Any] = {}
+    state: Metrics = {}
+    sample: Metrics = {}
     rates: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=_TREND))
 
 
@@ -39,9 +50,9 @@ class DeviceBoard(msgspec.Struct):
     """The newest that is known of a device, and of its models by name and version."""
 
     name: str
-    status: dict[str, Any] = {}
-    info: dict[str, Any] = {}
-    sample: dict[str, Any] = {}
+    status: Metrics = {}
+    info: Metrics = {}
+    sample: Metrics = {}
     models: dict[tuple[str, str], ModelRow] = {}
     heard_s: float = 0.0
 
@@ -55,7 +66,7 @@ class Board:
 
     def add(self, arrival: Arrival) -> None:
         key = (arrival.fleet, arrival.device)
-        device = self.devices.setdefault(key, DeviceBoard(name="/".join(key)))
+        device = self.devices.setdefault(key, DeviceBoard(name=who(arrival)))
         if not arrival.is_retained:
             device.heard_s = max(device.heard_s, arrival.at_s)
         kind = arrival.path.partition("/")[0]
@@ -71,18 +82,20 @@ class Board:
         elif arrival.path == "tele/device":
             device.sample = metrics
         elif arrival.path == "tele/model":
-            for sample in _dicts(metrics.get("models")):
+            for sample in tables(metrics.get("models")):
                 row = _row(device, sample)
                 row.sample = sample
-                row.rates.append(_number(sample.get("success_per_s")) or 0.0)
+                row.rates.append(number(sample.get("success_per_s")) or 0.0)
 
 
-def render(board: Board, *, source: str = "", error: str = "", now_s: float) -> RenderableType:
+def render(
+    board: Board, *, now_s: float, source: str = "", error: str = "", footer: str = ""
+) -> RenderableType:
     """The whole board, fit for 80 columns.
 
     Args:
-        source: Where the messages come from; ``error`` says why none come.
         now_s: Monotonic clock, as that of the arrivals.
+        source: Where the messages come from; ``error`` says why none come.
     """
     from rich.console import Group
     from rich.text import Text
@@ -91,59 +104,42 @@ def render(board: Board, *, source: str = "", error: str = "", now_s: float) -> 
     if not board.devices:
         parts.append(Text("waiting for the first message …", style="dim"))
     for device in board.devices.values():
-        parts += [_device_line(device, now_s), _gauges(device), Text()]
+        parts.append(_device_line(device, now_s))
+        if device.sample:
+            parts.append(_gauges(device))
+        parts.append(Text())
         if device.models:
             parts += [_model_table(device), *_notes(device), Text()]
     if board.events:
-        parts += [Text("events", style="dim"), *(_event_line(event) for event in board.events)]
-    return Group(*parts)
-
-
-def plain_line(arrival: Arrival) -> str:
-    """One message in one line, for a log or a pipe."""
-    when = time.strftime("%H:%M:%S", time.localtime(arrival.envelope.ts_ms / 1000))
-    who = f"{arrival.fleet}/{arrival.device}"
-    return f"{when} {who} {arrival.path}: {' · '.join(_summary(arrival))}"
-
-
-def json_line(arrival: Arrival) -> str:
-    """One message in one line of JSON: its topic, and its envelope as it came."""
-    fields = msgspec.structs.asdict(arrival.envelope)
-    line = {"topic": arrival.topic, "retained": arrival.is_retained, **fields}
-    return msgspec.json.encode(line).decode()
+        parts += [Text("  events", style="dim"), *map(_event_line, board.events), Text()]
+    return Group(*parts, Text(footer, style="dim"))
 
 
 def _heading(source: str, error: str) -> Text:
     from rich.text import Text
 
-    heading = Text.assemble(("edge", "bold"), "  ", (source, "dim"))
+    heading = Text("edge", "bold", no_wrap=True, overflow="ellipsis")
+    heading.append(f"  {source}", style="not bold dim")
     if error:
-        heading.append(f"  ✗ {error}", style="red")
-    heading.truncate(80, overflow="ellipsis")
+        heading.append(f"  ✗ {error}", style="not bold red")
     return heading
 
 
 def _device_line(device: DeviceBoard, now_s: float) -> Text:
     from rich.text import Text
 
-    state = str(device.status.get("state", "unknown"))
+    state = printable(str(device.status.get("state", "unknown")))
     line = Text.assemble(
         ("● ", _STYLES.get(state, "yellow")), (device.name, "bold"), (f"  {state}", "dim")
     )
     reason = device.status.get("reason")
     silent_s = now_s - device.heard_s
     if reason and state == "offline":
-        line.append(f" ({reason})", style="dim")
+        line.append(printable(f" ({reason})"), style="dim")
     elif device.heard_s and silent_s > _SILENT_AFTER_S:
         line.append(f", silent for {silent_s:.0f} s", style="yellow")
-    line.append("".join(f" · {part}" for part in _about(device.info)), style="dim")
+    line.append("".join(f" · {part}" for part in about(device.info)), style="dim")
     return line
-
-
-def _about(info: Metrics) -> Iterator[str]:
-    for name, text in (("edge_version", "edge {}"), ("arch", "{}"), ("cpu_cores", "{} cores")):
-        if info.get(name):
-            yield text.format(info[name])
 
 
 def _gauges(device: DeviceBoard) -> Text:
@@ -151,33 +147,31 @@ def _gauges(device: DeviceBoard) -> Text:
 
     sample = device.sample
     line = Text("  ")
-    line.append_text(_gauge("cpu", _number(sample.get("cpu_percent")), "%"))
-    used, total = (
-        _number(sample.get("memory_used_bytes")),
-        _number(sample.get("memory_total_bytes")),
-    )
+    line.append_text(_gauge("cpu", number(sample.get("cpu_percent"))))
+    used = number(sample.get("memory_used_bytes"))
+    total = number(sample.get("memory_total_bytes"))
     if used is not None and total:
         line.append("   ")
-        line.append_text(_gauge("memory", 100 * used / total, "%"))
+        line.append_text(_gauge("memory", 100 * used / total))
         line.append(f" of {total / 1e9:.1f} GB", style="dim")
-    celsius = _number(sample.get("temperature_max_celsius"))
+    celsius = number(sample.get("temperature_max_celsius"))
     if celsius is not None:
         line.append("   temperature ", style="dim")
         line.append(f"{celsius:.0f} °C", style=_heat(celsius))
     return line
 
 
-def _gauge(name: str, percent: float | None, unit: str) -> Text:
+def _gauge(name: str, percent: float | None) -> Text:
     from rich.text import Text
 
     gauge = Text(f"{name} ", style="dim")
     if percent is None:
-        return gauge.append(_NOTHING)
+        return gauge.append(NOTHING)
     full = round(_BAR * min(1.0, max(0.0, percent / 100)))
     style = "red" if percent >= 90 else "yellow" if percent >= 70 else "green"
     gauge.append("━" * full, style=style)
     gauge.append("─" * (_BAR - full), style="bright_black")
-    return gauge.append(f" {percent:3.0f} {unit}", style="default")
+    return gauge.append(f" {percent:3.0f} %", style="default")
 
 
 def _heat(celsius: float) -> str:
@@ -186,27 +180,38 @@ def _heat(celsius: float) -> str:
 
 def _model_table(device: DeviceBoard) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     grid = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     grid.add_column("  model", no_wrap=True, overflow="ellipsis", max_width=19)
-    for heading, width in (("per s", 8), ("", _TREND), ("p50 ms", 7), ("p99 ms", 7), ("errors", 6)):
+    for heading, width in _FIGURES:
         grid.add_column(heading, justify="right", no_wrap=True, width=width)
     grid.add_column("engine", no_wrap=True, overflow="ellipsis", max_width=20)
-    for (name, _), row in sorted(device.models.items()):
-        state = str(row.state.get("state") or "ready")
-        latency = _dict(_dict(row.sample.get("latency_ms")).get("infer"))
-        both = {**row.sample, **row.state}
-        grid.add_row(
-            Text.assemble(("  ● ", _STYLES.get(state, "yellow")), name),
-            _figure(row.sample.get("success_per_s"), 1),
-            Text(sparkline(row.rates), style="cyan"),
-            _figure(latency.get("p50"), 3),
-            _figure(latency.get("p99"), 3),
-            _errors(row.sample.get("failure_count")),
-            Text(f"{both.get('engine', '')} {both.get('precision', '')}".strip() or state),
-        )
+    names = [name for name, _ in device.models]
+    is_offline = device.status.get("state") == "offline"
+    for (name, version), row in sorted(device.models.items()):
+        label = f"{name} {version}" if names.count(name) > 1 else name
+        grid.add_row(*_cells(label, row), style="dim" if is_offline else "")
     return grid
+
+
+def _cells(label: str, row: ModelRow) -> Iterator[Text | str]:
+    from rich.text import Text
+
+    state = str(row.state.get("state") or "ready")
+    latency = table(table(row.sample.get("latency_ms")).get("infer"))
+    engine = f"{_newest(row, 'engine')} {_newest(row, 'precision')}".strip()
+    errors = int(number(row.sample.get("failure_count")) or 0)
+    yield Text.assemble(("  ● ", _STYLES.get(state, "yellow")), printable(label))
+    yield figure(row.sample.get("success_per_s"), 1)
+    yield Text(sparkline(row.rates), style="cyan")
+    yield figure(latency.get("p50"), 3)
+    yield figure(latency.get("p99"), 3)
+    yield Text(f"{errors:,}", style="red" if errors else "dim")
+    yield Text(printable(engine or state))
+
+
+def _newest(row: ModelRow, name: str) -> str:
+    return str(row.state.get(name) or row.sample.get(name) or "")
 
 
 def _notes(device: DeviceBoard) -> Iterator[Text]:
@@ -214,22 +219,25 @@ def _notes(device: DeviceBoard) -> Iterator[Text]:
     from rich.text import Text
 
     for (name, version), row in sorted(device.models.items()):
-        why = str(row.state.get("why", ""))
-        if row.state.get("state") == "failed":
-            yield Text(f"    ✗ {name} {version}: {why}", "red", no_wrap=True, overflow="ellipsis")
-        elif row.state.get("is_fallback"):
-            yield Text(
-                f"    ! {name} {version}: {why}", "yellow", no_wrap=True, overflow="ellipsis"
-            )
+        has_failed = row.state.get("state") == "failed"
+        if has_failed or row.state.get("is_fallback"):
+            mark, style = ("✗", "red") if has_failed else ("!", "yellow")
+            note = printable(f"    {mark} {name} {version}: {row.state.get('why', '')}")
+            yield Text(note, style, no_wrap=True, overflow="ellipsis")
 
 
 def _event_line(event: Arrival) -> Text:
     from rich.text import Text
 
-    return Text(plain_line(event), no_wrap=True, overflow="ellipsis")
+    return Text.assemble(
+        (f"  {clock(event)} ", "dim"),
+        f"{who(event)} {said(event)}",
+        no_wrap=True,
+        overflow="ellipsis",
+    )
 
 
-def sparkline(values: deque[float] | list[float]) -> str:
+def sparkline(values: Sequence[float]) -> str:
     """A bar of one character for each value, from nothing to the largest."""
     top = max(values, default=0.0)
     if top <= 0:
@@ -237,82 +245,6 @@ def sparkline(values: deque[float] | list[float]) -> str:
     return "".join(_BLOCKS[round(value / top * (len(_BLOCKS) - 1))] for value in values)
 
 
-def _summary(arrival: Arrival) -> Iterator[str]:
-    metrics = arrival.metrics
-    kind = arrival.path.partition("/")[0]
-    if arrival.path == "tele/device":
-        yield from _device_figures(metrics)
-    elif arrival.path == "tele/model":
-        for sample in _dicts(metrics.get("models")):
-            yield " ".join(_model_figures(sample))
-    elif kind == "event" and "to" in metrics and "name" in metrics:
-        yield f"{metrics['name']} {metrics.get('from')} → {metrics['to']}"
-        if metrics.get("why"):
-            yield str(metrics["why"])
-    elif kind in ("status", "model"):
-        yield from (
-            str(metrics[key]) for key in ("state", "reason", "variant", "why") if metrics.get(key)
-        )
-    elif kind == "info":
-        yield from _about(metrics)
-    else:
-        yield msgspec.json.encode(metrics).decode()
-
-
-def _device_figures(sample: Metrics) -> Iterator[str]:
-    units = {
-        "cpu_percent": "cpu {:.0f} %",
-        "memory_used_percent": "memory {:.0f} %",
-        "temperature_max_celsius": "{:.0f} °C",
-    }
-    for name, text in units.items():
-        value = _number(sample.get(name))
-        if value is not None:
-            yield text.format(value)
-
-
-def _model_figures(sample: Metrics) -> Iterator[str]:
-    yield str(sample.get("name", "?"))
-    latency = _dict(_dict(sample.get("latency_ms")).get("infer"))
-    rate = _number(sample.get("success_per_s"))
-    if rate is not None:
-        yield f"{rate:.1f}/s"
-    if latency:
-        yield f"p50 {_figure(latency.get('p50'), 3)} ms p99 {_figure(latency.get('p99'), 3)} ms"
-    if sample.get("failure_count"):
-        yield f"{sample['failure_count']} errors"
-
-
 def _row(device: DeviceBoard, metrics: Metrics) -> ModelRow:
     key = (str(metrics.get("name", "?")), str(metrics.get("version", "")))
     return device.models.setdefault(key, ModelRow())
-
-
-def _figure(value: object, decimals: int) -> str:
-    """At most five digits: 0.412, 41.20, 1,204."""
-    number = _number(value)
-    if number is None:
-        return _NOTHING
-    for limit in (10, 100, 1000):
-        if abs(number) >= limit:
-            decimals = max(0, decimals - 1)
-    return f"{number:,.{decimals}f}"
-
-
-def _errors(value: object) -> Text:
-    from rich.text import Text
-
-    count = int(_number(value) or 0)
-    return Text(f"{count:,}", style="red" if count else "dim")
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None
-
-
-def _dict(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _dicts(value: object) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

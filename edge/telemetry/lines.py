@@ -1,0 +1,130 @@
+"""One line for each message of telemetry: for a log, a pipe, or another program."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from edge.telemetry.watcher import Arrival
+
+NOTHING = "–"
+
+Metrics = Mapping[str, Any]
+
+
+def plain_line(arrival: Arrival) -> str:
+    """One message in one line, for a log or a pipe."""
+    return f"{clock(arrival)} {who(arrival)} {printable(arrival.path)}: {said(arrival)}"
+
+
+def json_line(arrival: Arrival) -> str:
+    """One message in one line of JSON: its topic, and its envelope as it came."""
+    fields = msgspec.structs.asdict(arrival.envelope)
+    line = {"topic": arrival.topic, "retained": arrival.is_retained, **fields}
+    return msgspec.json.encode(line).decode()
+
+
+def clock(arrival: Arrival) -> str:
+    """When it was made, by the sender's clock, in our time zone."""
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(arrival.envelope.ts_ms / 1000))
+    except (OverflowError, ValueError, OSError):  # no such time
+        return "--:--:--"
+
+
+def who(arrival: Arrival) -> str:
+    return printable(f"{arrival.fleet}/{arrival.device}")
+
+
+def said(arrival: Arrival) -> str:
+    """What it says, in short."""
+    return printable(" · ".join(_summary(arrival)))
+
+
+def _summary(arrival: Arrival) -> Iterator[str]:
+    metrics = arrival.metrics
+    kind = arrival.path.partition("/")[0]
+    if arrival.path == "tele/device":
+        yield from _device_figures(metrics)
+    elif arrival.path == "tele/model":
+        for sample in tables(metrics.get("models")):
+            yield " ".join(_model_figures(sample))
+    elif kind == "event" and "to" in metrics and "name" in metrics:
+        yield f"{metrics['name']} {metrics.get('from')} → {metrics['to']}"
+        yield from _texts(metrics, "why")
+    elif kind in ("status", "model"):
+        yield from _texts(metrics, "state", "reason", "variant", "why")
+    elif kind == "info":
+        yield from about(metrics)
+    else:
+        yield msgspec.json.encode(metrics).decode()
+
+
+def _device_figures(sample: Metrics) -> Iterator[str]:
+    units = {
+        "cpu_percent": "cpu {:.0f} %",
+        "memory_used_percent": "memory {:.0f} %",
+        "temperature_max_celsius": "{:.0f} °C",
+    }
+    for name, text in units.items():
+        value = number(sample.get(name))
+        if value is not None:
+            yield text.format(value)
+
+
+def _model_figures(sample: Metrics) -> Iterator[str]:
+    yield str(sample.get("name", "?"))
+    latency = table(table(sample.get("latency_ms")).get("infer"))
+    rate = number(sample.get("success_per_s"))
+    if rate is not None:
+        yield f"{rate:.1f}/s"
+    if latency:
+        yield f"p50 {figure(latency.get('p50'), 3)} ms p99 {figure(latency.get('p99'), 3)} ms"
+    if sample.get("failure_count"):
+        yield f"{sample['failure_count']} errors"
+
+
+def about(info: Metrics) -> Iterator[str]:
+    """Version, architecture and cores of a device, as far as they are known."""
+    for name, text in (("edge_version", "edge {}"), ("arch", "{}"), ("cpu_cores", "{} cores")):
+        if info.get(name):
+            yield printable(text.format(info[name]))
+
+
+def _texts(metrics: Metrics, *names: str) -> Iterator[str]:
+    return (str(metrics[name]) for name in names if metrics.get(name))
+
+
+def figure(value: object, decimals: int) -> str:
+    """At most five digits: 0.412, 41.20, 1,204."""
+    given = number(value)
+    if given is None:
+        return NOTHING
+    for limit in (10, 100, 1000):
+        if abs(given) >= limit:
+            decimals = max(0, decimals - 1)
+    return f"{given:,.{decimals}f}"
+
+
+def number(value: object) -> float | None:
+    try:
+        return float(value) if isinstance(value, (int, float)) else None
+    except OverflowError:
+        return None
+
+
+def table(value: object) -> Metrics:
+    return value if isinstance(value, dict) else {}
+
+
+def tables(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def printable(text: str) -> str:
+    """Without what would move the cursor or worse: messages come from a network."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
