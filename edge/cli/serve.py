@@ -1,0 +1,155 @@
+"""``edge serve``: models over HTTP, telemetry over MQTT."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edge.core.errors import InputError
+from edge.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from edge.host import ModelStatus, Runtime
+
+HELP = "serve bundles over HTTP (KServe v2), and report over MQTT"
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="*", metavar="BUNDLE|DIR", help="what to serve")
+    parser.add_argument("--http", metavar="HOST:PORT", help="where to listen; port 0: a free one")
+    parser.add_argument("--mqtt", metavar="URL", help="report to this broker")
+    parser.add_argument("--engine", help="only variants for this engine")
+    parser.add_argument("--config", type=Path, metavar="edge.toml", help="settings file")
+    parser.add_argument("--json", action="store_true", help="print the ready line as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from edge.host import Runtime
+    from edge.server.http.listener import address_of, bind
+
+    settings = _settings(args)
+    if not settings.serve.models:
+        raise InputError("nothing to serve", hint="name a bundle: edge serve model.edge")
+    # The port first: that it is taken should not be learned after a minute of loading.
+    with bind(settings.serve.http) as listening:
+        url = f"http://{address_of(listening)}"
+        _warn_of_strangers(listening, url)
+        with Runtime(*settings.serve.models, engine=settings.serve.engine or None) as runtime:
+            is_clean = _run_loop(
+                _serve(
+                    runtime,
+                    settings,
+                    listening,
+                    announce=lambda: _announce(url, runtime.status(), as_json=args.json),
+                )
+            )
+            if not is_clean:
+                _leave_now()
+    return 0
+
+
+async def _serve(
+    runtime: Runtime, settings: Settings, listening: socket.socket, announce: Callable[[], None]
+) -> bool:
+    """Serve until a signal comes; False if an engine is still at work in the end."""
+    from edge.server.service import Service
+
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    service = Service(runtime, settings.serve)
+    await service.start(listening)
+    with _telemetry(runtime, settings):
+        loading = loop.create_task(service.load())
+        waiting = loop.create_task(stopped.wait())
+        await asyncio.wait((loading, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+            announce()
+        await waiting
+        unfinished = await service.drain()
+    return unfinished == 0 and loading.done()
+
+
+@contextlib.contextmanager
+def _telemetry(runtime: Runtime, settings: Settings) -> Iterator[None]:
+    """Report on the runtime meanwhile; a broker that is not there changes nothing."""
+    if not settings.mqtt.url:
+        yield
+        return
+    from edge.telemetry import publish
+
+    publisher = publish(runtime, settings.mqtt)
+    try:
+        yield
+    finally:
+        publisher.close()
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """What the file and the environment say, with the flags laid over it."""
+    settings = load_settings(args.config)
+    flags = {"models": tuple(args.models), "http": args.http, "engine": args.engine}
+    given = {name: value for name, value in flags.items() if value}
+    replace = msgspec.structs.replace
+    mqtt = replace(settings.mqtt, url=args.mqtt) if args.mqtt else settings.mqtt
+    return replace(settings, serve=replace(settings.serve, **given), mqtt=mqtt)
+
+
+def _warn_of_strangers(listening: socket.socket, url: str) -> None:
+    host = listening.getsockname()[0]
+    if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        log.warning("%s asks for no password: all who reach it may use its models", url)
+
+
+def _announce(url: str, models: list[ModelStatus], *, as_json: bool) -> None:
+    if as_json:
+        shown = [msgspec.structs.replace(model, statistics=None) for model in models]
+        print(msgspec.json.encode({"http": url, "models": shown}).decode(), flush=True)
+        return
+    print(f"serving {url}")
+    for model in models:
+        print("\n".join(_lines(model)))
+    sys.stdout.flush()
+
+
+def _lines(model: ModelStatus) -> Iterator[str]:
+    placement = model.placement
+    if placement is None:
+        yield f"  ✗ {model.name} {model.version}  {model.state}: {model.reason}"
+        return
+    where = f"{model.engine} {model.precision} on {placement.actual}"
+    yield f"  ✓ {model.name} {model.version}  {where}"
+    yield f"    {'fallback' if model.is_fallback else 'chosen'}: {model.choice}"
+    if placement.reason:
+        yield f"    asked for {placement.requested}: {placement.reason}"
+
+
+def _run_loop(main: Coroutine[Any, Any, bool]) -> bool:
+    try:
+        import uvloop
+    except ImportError:  # no wheel for this platform; asyncio's own loop is slower, and as right
+        return asyncio.run(main)
+    return bool(uvloop.run(main))
+
+
+def _leave_now() -> None:
+    """Exit 0 past the threads: an inference that hangs would keep the interpreter for ever."""
+    sys.stdout.flush()
+    logging.shutdown()
+    os._exit(0)

@@ -1,0 +1,1 @@
+"""What other programs reach over the network: KServe v2 over HTTP, and metrics."""

@@ -1,0 +1,164 @@
+"""From a request's method and path to what answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import msgspec
+
+from edge import __version__
+from edge.core.errors import UnsupportedError
+from edge.server import coding, metrics
+from edge.server.endpoints import Endpoints
+from edge.server.failures import failure_response
+from edge.server.handoff import when_done
+from edge.server.http.message import Cancel, HttpError, Request, Respond, Response
+from edge.server.inference import Inference
+
+if TYPE_CHECKING:
+    from edge.host import Runtime
+    from edge.server.http.message import Traffic
+
+Endpoint = Callable[..., Response]
+Route = tuple[str, Endpoint]
+
+_ABSENT = ("logging", "trace", "systemsharedmemory", "cudasharedmemory", "repository")
+"""Extensions of Triton's that clients ask for and that are not here, or not wholly."""
+
+
+class Application:
+    """Answers requests over a runtime, on one event loop.
+
+    Args:
+        traffic: What the HTTP side counts, for the metrics.
+    """
+
+    def __init__(
+        self, runtime: Runtime, traffic: Callable[[], Traffic], *, max_body_bytes: int
+    ) -> None:
+        self._runtime = runtime
+        self._traffic = traffic
+        self._max_body_bytes = max_body_bytes
+        self._inference = Inference(runtime)
+        self._threads = coding.coding_threads()
+        endpoints = Endpoints(runtime, self._inference)
+        self._routes: dict[tuple[str, ...], Route] = {
+            (): ("GET", self._root),
+            ("metrics",): ("GET", self._metrics),
+            ("v2",): ("GET", endpoints.server),
+            ("v2", "health", "live"): ("GET", endpoints.live),
+            ("v2", "health", "ready"): ("GET", endpoints.ready),
+            ("v2", "models", "stats"): ("GET", endpoints.all_statistics),
+            ("v2", "repository", "index"): ("POST", endpoints.index),
+        }
+        self._model_routes: dict[str, Route] = {
+            "": ("GET", endpoints.metadata),
+            "ready": ("GET", endpoints.model_ready),
+            "config": ("GET", endpoints.config),
+            "stats": ("GET", endpoints.statistics),
+        }
+
+    def __call__(self, request: Request, respond: Respond) -> Cancel | None:
+        headers = request.head.headers
+        accepted = headers.get(b"accept-encoding")
+        coded = headers.get(b"content-encoding")
+        try:
+            if accepted is not None:
+                respond = self._coding(respond, accepted)
+            if coded is not None and coding.is_coded(coded):
+                return self._decode(request, respond)
+            return self._answer(request, respond)
+        except Exception as error:
+            respond(failure_response(error))
+            return None
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _answer(self, request: Request, respond: Respond) -> Cancel | None:
+        path = request.head.path.decode("latin-1")
+        segments = tuple([unquote(part) for part in path.strip("/").split("/") if part])
+        route = self._routes.get(segments)
+        if route is not None:
+            respond(_endpoint(route, request)(request))
+            return None
+        name, version, action = _model_path(path, segments)
+        if action == "infer":
+            _check_method("POST", request)
+            return self._inference.infer(request, respond, name, version)
+        route = self._model_routes.get(action)
+        if route is None:
+            raise _nothing_at(path)
+        respond(_endpoint(route, request)(request, name, version))
+        return None
+
+    def _decode(self, request: Request, respond: Respond) -> Cancel:
+        """Decompress on a thread, then go on here."""
+
+        def go_on(done: Future[Any]) -> None:
+            if done.cancelled():
+                return
+            try:
+                self._answer(Request(request.head, done.result()), respond)
+            except Exception as error:
+                respond(failure_response(error))
+
+        future = self._threads.submit(coding.decompress, request.body, self._max_body_bytes)
+        when_done(future, go_on)
+        return future.cancel
+
+    def _coding(self, respond: Respond, accepted: bytes) -> Respond:
+        """``respond`` that compresses first, on a thread, what is worth it."""
+        wanted = coding.wanted_coding(accepted)
+
+        def coded(response: Response) -> None:
+            if not coding.is_worth_coding(response):
+                respond(response)
+                return
+            future = self._threads.submit(coding.compress, response, wanted)
+            when_done(future, lambda done: None if done.cancelled() else respond(done.result()))
+
+        return coded if wanted else respond
+
+    def _root(self, request: Request) -> Response:
+        page = {"name": "edge", "version": __version__, "models": self._runtime.names()}
+        links = {"protocol": "/v2", "metrics": "/metrics"}
+        return Response([msgspec.json.encode({**page, **links})])
+
+    def _metrics(self, request: Request) -> Response:
+        text = metrics.render(self._runtime.status(), self._traffic())
+        return Response([text.encode()], content_type=metrics.CONTENT_TYPE)
+
+
+def _model_path(path: str, segments: tuple[str, ...]) -> tuple[str, str, str]:
+    """Name, version and action of ``/v2/models/{m}[/versions/{v}][/{action}]``; empty if absent."""
+    if segments[:1] == ("v2",) and segments[1:2] and segments[1] in _ABSENT:
+        raise UnsupportedError(f"{path[:200]} belongs to an extension that is not here")
+    if segments[:2] != ("v2", "models") or len(segments) < 3:
+        raise _nothing_at(path)
+    name, *rest = segments[2:]
+    version = ""
+    if len(rest) >= 2 and rest[0] == "versions":
+        version, rest = rest[1], rest[2:]
+    if len(rest) > 1:
+        raise _nothing_at(path)
+    return name, version, rest[0] if rest else ""
+
+
+def _nothing_at(path: str) -> HttpError:
+    return HttpError(404, f"there is nothing at {path[:200]}")
+
+
+def _endpoint(route: Route, request: Request) -> Endpoint:
+    method, endpoint = route
+    _check_method(method, request)
+    return endpoint
+
+
+def _check_method(method: str, request: Request) -> None:
+    given = request.head.method
+    if given != method and (given, method) != ("HEAD", "GET"):
+        raise HttpError(405, f"{given} is not for this path, {method} is", allow=method)

@@ -1,0 +1,148 @@
+"""Infers for requests: quick models on the event loop, all others on their own threads."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from edge.core.errors import NotFoundError, UnavailableError
+from edge.server.failures import failure_response
+from edge.server.handoff import when_done
+from edge.server.http.message import Cancel, HttpError, Request, Respond, Response
+from edge.server.kserve.codec import HEADER_LENGTH, Call, Codec
+
+if TYPE_CHECKING:
+    from edge.core.tensor import Array
+    from edge.host import Model, ModelStatus, Runtime
+
+BINARY = "application/octet-stream"
+QUICK_MS = 0.2
+_LOOK_EVERY = 32
+_MAX_DIGITS = 16
+_HEADER_LENGTH = HEADER_LENGTH.lower().encode()
+_now = time.perf_counter_ns
+
+
+class Pace:
+    """Whether a model is quick: nine in ten of its last inferences took less than ``QUICK_MS``.
+
+    A hand-off to the model's thread and back costs more than such an inference, and the loop is
+    held up no longer than by reading a large body.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._statistics = model.statistics
+        self._seen = model.statistics.snapshot().stages["infer"]
+        self._left = _LOOK_EVERY
+        self.is_quick = False
+
+    def step(self) -> bool:
+        """Count a request; look at the statistics only now and then, they cost 20 µs."""
+        self._left -= 1
+        if self._left <= 0:
+            self._left = _LOOK_EVERY
+            seen = self._statistics.snapshot().stages["infer"]
+            recent = seen.since(self._seen)
+            self._seen = seen
+            self.is_quick = recent.count > 0 and recent.percentile_ms(90) < QUICK_MS
+        return self.is_quick
+
+
+class Served:
+    """A loaded model and what the server keeps of it."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.codec = Codec(model.name, model.version, model.inputs, model.outputs)
+        self.pace = Pace(model)
+
+
+class Inference:
+    """Answers inference requests over a runtime, on one event loop."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._served: dict[tuple[str, str], Served] = {}
+
+    def find(self, name: str, version: str) -> Served:
+        """A model that is ready; never loads one, which would hold up the event loop.
+
+        Raises:
+            NotFoundError: There is none of that name and version.
+            UnavailableError: It is not ready yet, or will never be.
+        """
+        served = self._served.get((name, version))
+        if served is not None and served.model.state == "ready":
+            return served
+        status = self.status(name, version)
+        if status.state != "ready":
+            reason = f": {status.reason}" if status.reason else ""
+            raise UnavailableError(f"model {name} {status.version} is {status.state}{reason}")
+        served = Served(self._runtime.model(name, status.version))
+        self._served[name, version] = served
+        return served
+
+    def infer(self, request: Request, respond: Respond, name: str, version: str) -> Cancel | None:
+        """Answer now or later; what is returned takes a request that waits off the queue.
+
+        Raises:
+            EdgeError: The request is wrong, or the model is missing, not ready or failing.
+        """
+        served = self.find(name, version)
+        start = _now()
+        call = served.codec.decode(request.body, _json_bytes(request))
+        input_ns = _now() - start
+        if served.pace.step():
+            respond(_answer(served, call, served.model.infer(call.feeds), input_ns))
+            return None
+        future = served.model.submit(call.feeds)
+
+        def finish(done: Future[dict[str, Array]]) -> None:
+            if done.cancelled():
+                return
+            try:
+                response = _answer(served, call, done.result(), input_ns)
+            except Exception as error:
+                response = failure_response(error)
+            respond(response)
+
+        when_done(future, finish)
+        return future.cancel
+
+    def status(self, name: str, version: str) -> ModelStatus:
+        """What the runtime says of a model; the newest version unless one is named."""
+        known = [status for status in self._runtime.status() if status.name == name]
+        found = [status for status in known if version in ("", status.version)]
+        if found:
+            return found[-1]
+        if known:
+            raise NotFoundError(
+                f"{name} has no version {version!r}",
+                hint=f"it has: {', '.join(status.version for status in known)}",
+            )
+        raise NotFoundError(
+            f"there is no model named {name!r}",
+            hint=f"there are: {', '.join(self._runtime.names()) or 'none'}",
+        )
+
+
+def _answer(served: Served, call: Call, outputs: dict[str, Any], input_ns: int) -> Response:
+    start = _now()
+    answer = served.codec.encode(call, outputs)
+    if answer.json_bytes is None:
+        response = Response(answer.parts)
+    else:
+        headers = ((HEADER_LENGTH, answer.json_bytes),)
+        response = Response(answer.parts, content_type=BINARY, headers=headers)
+    served.model.statistics.transfer(input_ns, _now() - start)
+    return response
+
+
+def _json_bytes(request: Request) -> int | None:
+    value = request.head.headers.get(_HEADER_LENGTH)
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > _MAX_DIGITS:
+        raise HttpError(400, f"{HEADER_LENGTH} is no length: {value[:40]!r}")
+    return int(value)

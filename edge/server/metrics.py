@@ -1,0 +1,135 @@
+"""State and statistics in the text format of Prometheus."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge import __version__
+
+if TYPE_CHECKING:
+    from edge.host import ModelStatus
+    from edge.server.http.message import Traffic
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_QUANTILES = {"0.5": 50.0, "0.9": 90.0, "0.99": 99.0}
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+_STATM = Path("/proc/self/statm")
+
+Labels = Mapping[str, str]
+Sample = tuple[str, Labels, float]
+
+
+def render(models: list[ModelStatus], traffic: Traffic) -> str:
+    """All metrics; times are seconds, sizes bytes, quantiles those since the model was loaded."""
+    families = (*_model_families(models), *_server_families(traffic))
+    return "".join(line for family in families for line in family)
+
+
+def _model_families(models: list[ModelStatus]) -> Iterator[Iterator[str]]:
+    yield _family(
+        "edge_model_state",
+        "gauge",
+        "1 for the state that the model is in.",
+        [("", {**_name(model), "state": model.state}, 1) for model in models],
+    )
+    yield _family(
+        "edge_model_placement_info",
+        "gauge",
+        "What runs the model: asked for, got, and why that differs.",
+        [("", _placement(model), 1) for model in models if model.placement is not None],
+    )
+    loaded = [(model, model.statistics) for model in models if model.statistics is not None]
+    yield _family(
+        "edge_model_inferences_total",
+        "counter",
+        "Inferences that succeeded.",
+        [("", _name(model), stats.success_count) for model, stats in loaded],
+    )
+    yield _family(
+        "edge_model_failures_total",
+        "counter",
+        "Inferences that failed.",
+        [("", _name(model), stats.failure_count) for model, stats in loaded],
+    )
+    yield _family(
+        "edge_model_stage_seconds",
+        "summary",
+        "Time per request in each stage.",
+        [sample for model in models for sample in _stages(model)],
+    )
+
+
+def _stages(model: ModelStatus) -> Iterator[Sample]:
+    if model.statistics is None:
+        return
+    for stage, histogram in model.statistics.stages.items():
+        labels = {**_name(model), "stage": stage}
+        if histogram.count:
+            for quantile, percent in _QUANTILES.items():
+                seconds = histogram.percentile_ms(percent) / 1e3
+                yield "", {**labels, "quantile": quantile}, seconds
+        yield "_sum", labels, histogram.total_ns / 1e9
+        yield "_count", labels, histogram.count
+
+
+def _server_families(traffic: Traffic) -> Iterator[Iterator[str]]:
+    yield _family("edge_info", "gauge", "The server.", [("", {"version": __version__}, 1)])
+    yield _family(
+        "edge_http_responses_total",
+        "counter",
+        "HTTP responses by status.",
+        [("", {"code": str(code)}, count) for code, count in sorted(traffic.responses.items())],
+    )
+    yield _family(
+        "edge_http_connections", "gauge", "Open HTTP connections.", [("", {}, traffic.connections)]
+    )
+    usage = os.times()
+    yield _family(
+        "edge_process_cpu_seconds_total",
+        "counter",
+        "CPU time of this process.",
+        [("", {}, usage.user + usage.system)],
+    )
+    yield _family(
+        "edge_process_resident_memory_bytes",
+        "gauge",
+        "Resident memory of this process.",
+        [("", {}, size) for size in _resident_bytes()],
+    )
+
+
+def _resident_bytes() -> list[int]:
+    """Nothing where the system does not say."""
+    try:
+        return [int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")]
+    except OSError:
+        return []
+
+
+def _name(model: ModelStatus) -> dict[str, str]:
+    return {"model": model.name, "version": model.version}
+
+
+def _placement(model: ModelStatus) -> dict[str, str]:
+    placement = model.placement
+    assert placement is not None
+    return {
+        **_name(model),
+        "engine": model.engine,
+        "variant": model.variant,
+        "precision": model.precision,
+        "requested": placement.requested,
+        "actual": placement.actual,
+        "is_fallback": str(model.is_fallback).lower(),
+        "reason": placement.reason or model.choice,
+    }
+
+
+def _family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> Iterator[str]:
+    yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
+    for suffix, labels, value in samples:
+        pairs = ",".join(f'{key}="{text.translate(_ESCAPES)}"' for key, text in labels.items())
+        yield f"{name}{suffix}{{{pairs}}} {value}\n" if pairs else f"{name}{suffix} {value}\n"
