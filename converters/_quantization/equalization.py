@@ -26,7 +26,7 @@ class Pair(NamedTuple):
     @property
     def between(self) -> str:
         """The tensor whose channels can be scaled."""
-        return self.second.input[0]
+        return str(self.second.input[0])
 
 
 def depthwise_pairs(model: ModelProto) -> list[Pair]:

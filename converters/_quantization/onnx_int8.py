@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from converters._quantization.bias import correct_biases, correctable
-from converters._quantization.equalization import depthwise_pairs, equalize
+from converters._quantization.closeness import JUDGED, closeness_db
+from converters._quantization.refinement import refine
 from converters._quantization.samples import CalibrationSamples
-from converters._quantization.statistics import channel_statistics, open_session
+from converters._quantization.statistics import open_session
 from edge.core.errors import InputError, ModelError
 from edge.core.lazy import require
 
@@ -30,8 +29,6 @@ log = logging.getLogger(__name__)
 Range = tuple["np.float32", "np.float32"]
 
 PER_CHANNEL_OPSET = 13
-JUDGED = 64
-"""Samples on which the calibrations are compared."""
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,8 +40,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     percentiles: tuple[float, ...] = (99.999, 99.99)
-    equalize: bool = True
-    correct_bias: bool = True
+    refine: bool = True
     reduce_range: bool = False
     samples: int = 100
     exclude: tuple[str, ...] = ()
@@ -82,62 +78,24 @@ def quantize(
     Raises:
         ModelError: There is nothing in it to quantize, or the quantizer fails.
     """
-    prepare(model, samples, recipe)
     onnx = require("onnx", extra="convert")
-    path = work / "even.onnx"
+    judged = [feeds for feeds, _ in zip(samples, range(JUDGED), strict=False)]
+    expected = _answers(model, judged)
+    if recipe.refine:
+        refine(model, judged, even_channels=True)
+    path = work / "float.onnx"
     # Else it asks, on the root logger, for the pre-processing that has been done.
     require("onnxruntime.quantization.quant_utils", extra="convert").add_pre_process_metadata(model)
     onnx.save_model(model, path)
-    judged = [feeds for feeds, _ in zip(samples, range(JUDGED), strict=False)]
-    expected = _answers(model, judged)
-    means = _input_means(model, judged) if recipe.correct_bias else {}
     best: Candidate | None = None
     for percentile, ranges in _calibrations(path, work, samples, recipe.percentiles):
-        quantized = _quantize_static(path, work, ranges, recipe, is_signed, judged[0])
-        if recipe.correct_bias:
-            correct_biases(quantized, model, means)
+        quantized = _quantize_static(path, ranges, recipe, judged[0], is_signed=is_signed)
         closeness = closeness_db(expected, _answers(quantized, judged))
         log.info("percentile %s: %.1f dB from float", percentile, closeness)
         if best is None or closeness > best.closeness_db:
             best = Candidate(quantized, percentile, closeness)
     assert best is not None
     return best
-
-
-def prepare(model: ModelProto, samples: CalibrationSamples, recipe: Recipe) -> None:
-    """Name the nodes, give every convolution a bias to correct, and even out the channels."""
-    onnx = require("onnx", extra="convert")
-    np = require("numpy", extra="convert")
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    for index, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}_{index}"
-        if node.op_type == "Conv" and len(node.input) == 2 and node.input[1] in weights:
-            zeros = np.zeros(weights[node.input[1]].dims[0], np.float32)
-            name = f"{node.name}/bias"
-            model.graph.initializer.append(onnx.numpy_helper.from_array(zeros, name))
-            node.input.append(name)
-    pairs = depthwise_pairs(model) if recipe.equalize else []
-    if pairs:
-        ranks = {pair.between: _rank(model, pair.second.input[1]) for pair in pairs}
-        equalize(model, channel_statistics(model, ranks, samples).peaks)
-
-
-def closeness_db(
-    expected: list[Mapping[str, Array]], got: list[Mapping[str, Array]]
-) -> float:
-    """Signal to noise ratio in dB, the mean over the float outputs."""
-    np = require("numpy", extra="convert")
-    figures = []
-    for name, first in expected[0].items():
-        if first.dtype.kind != "f":
-            continue
-        signal = sum(float(np.square(e[name], dtype=np.float64).sum()) for e in expected)
-        noise = sum(
-            float(np.square(e[name] - g[name], dtype=np.float64).sum())
-            for e, g in zip(expected, got, strict=True)
-        )
-        figures.append(10 * math.log10(max(signal, 1e-30) / max(noise, 1e-30)))
-    return sum(figures) / len(figures) if figures else 0.0
 
 
 def _calibrations(
@@ -161,27 +119,26 @@ def _calibrations(
         calibrator.collector.percentile = percentile
         with contextlib.redirect_stdout(io.StringIO()):
             data = calibrator.compute_data().data
-        yield percentile, {
-            name: (np.float32(min(0, v.range_value[0])), np.float32(max(0, v.range_value[1])))
-            for name, v in data.items()
-        }
+        yield (
+            percentile,
+            {
+                name: (np.float32(min(0, v.range_value[0])), np.float32(max(0, v.range_value[1])))
+                for name, v in data.items()
+            },
+        )
 
 
 def _quantize_static(
-    path: Path,
-    work: Path,
-    ranges: dict[str, Range],
-    recipe: Recipe,
-    is_signed: bool,
-    feeds: Feeds,
+    path: Path, ranges: dict[str, Range], recipe: Recipe, feeds: Feeds, *, is_signed: bool
 ) -> ModelProto:
     onnx = require("onnx", extra="convert")
     quantization = require("onnxruntime.quantization", extra="convert")
+    target = path.with_name("int8.onnx")
     activation = quantization.QuantType.QInt8 if is_signed else quantization.QuantType.QUInt8
     try:
         quantization.quantize_static(
             path,
-            work / "int8.onnx",
+            target,
             _Reader([feeds]),  # the ranges are known: see TensorQuantOverrides
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=_op_types(),
@@ -199,7 +156,7 @@ def _quantize_static(
     except Exception as error:  # it raises ValueError, RuntimeError, AssertionError, KeyError …
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"ONNX Runtime can not quantize the model: {reason}") from error
-    quantized: ModelProto = onnx.load_model(work / "int8.onnx")
+    quantized: ModelProto = onnx.load_model(target)
     return quantized
 
 
@@ -207,17 +164,6 @@ def _op_types() -> list[str]:
     """What ONNX Runtime quantizes by default, in an order that is the same every time."""
     registry = require("onnxruntime.quantization.registry", extra="convert")
     return sorted({*registry.QLinearOpsRegistry, *registry.QDQRegistry})
-
-
-def _input_means(model: ModelProto, samples: list[Feeds]) -> dict[str, Array]:
-    layers = correctable(model).values()
-    ranks = {node.input[0]: _rank(model, node.input[1]) for node in layers}
-    return channel_statistics(model, ranks, samples).means
-
-
-def _rank(model: ModelProto, weight: str) -> int:
-    """Rank of the activation that ``weight`` is applied to."""
-    return next(len(t.dims) for t in model.graph.initializer if t.name == weight)
 
 
 def _answers(model: ModelProto, samples: list[Feeds]) -> list[Mapping[str, Array]]:

@@ -44,9 +44,7 @@ class CalibrationSamples:
             try:
                 check_feeds(self._specs, feeds)
             except InputError as error:
-                raise InputError(
-                    f"calibration sample {index}: {error}", hint=error.hint
-                ) from error
+                raise InputError(f"calibration sample {index}: {error}", hint=error.hint) from error
             for name, array in feeds.items():
                 if array.dtype.kind == "f" and not np.isfinite(array).all():
                     raise InputError(

@@ -41,9 +41,7 @@ def channel_statistics(
         peaks = [np.maximum(a, b) for a, b in zip(peaks, peak, strict=True)] if count else peak
         count += 1
     means = [np.asarray(total, np.float64) / count for total in sums]
-    return Channels(
-        dict(zip(tensors, means, strict=True)), dict(zip(tensors, peaks, strict=True))
-    )
+    return Channels(dict(zip(tensors, means, strict=True)), dict(zip(tensors, peaks, strict=True)))
 
 
 def _reducing_session(model: ModelProto, tensors: dict[str, int]) -> tuple[Any, list[str]]:
@@ -71,6 +69,20 @@ def _reducing_session(model: ModelProto, tensors: dict[str, int]) -> tuple[Any, 
             )
             names.append(name)
     return open_session(copy.SerializeToString()), names
+
+
+def with_outputs(model: ModelProto, tensors: list[str]) -> ModelProto:
+    """A copy of ``model`` that gives ``tensors`` out as well."""
+    onnx = require("onnx", extra="convert")
+    copy = type(model)()
+    copy.CopyFrom(model)
+    known = {value.name for value in copy.graph.output}
+    copy.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        for name in tensors
+        if name not in known
+    )
+    return copy
 
 
 def open_session(model: bytes) -> Any:

@@ -1,0 +1,170 @@
+"""INT8 for OpenVINO through NNCF: several range estimators, the best result kept."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import random
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from converters._quantization.closeness import JUDGED, closeness_db
+from converters._quantization.refinement import refine
+from converters._quantization.samples import CalibrationSamples
+from edge.core.errors import InputError, ModelError
+from edge.core.lazy import require
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from edge.core.tensor import Array, Feeds
+
+OvModel = Any
+"""An ``openvino.Model``; the package has no type information."""
+
+log = logging.getLogger(__name__)
+
+DEFAULT = "DEFAULT"
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What can be tuned with ``ConvertRequest.options``.
+
+    ``estimators`` name members of NNCF's ``RangeEstimatorParametersSet``, or ``DEFAULT`` for what
+    NNCF takes by itself; each is tried and the one whose answers are nearest to the float model's
+    is kept. ``overflow_fix`` is a member of NNCF's ``OverflowFix``.
+    """
+
+    estimators: tuple[str, ...] = (DEFAULT, "HISTOGRAM")
+    fast_bias_correction: bool = False
+    overflow_fix: str = ""
+    refine: bool = True
+    samples: int = 100
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One quantized model, and how near its answers are to the float model's, in dB."""
+
+    model: Any
+    estimator: str
+    closeness_db: float
+
+
+def recipe_of(options: Mapping[str, Any]) -> Recipe:
+    """Read the tuning options of a request."""
+    try:
+        return msgspec.convert(dict(options), Recipe)
+    except msgspec.ValidationError as error:
+        raise InputError(f"int8 for OpenVINO: {error}") from error
+
+
+def quantize(
+    model: ModelProto, samples: CalibrationSamples, recipe: Recipe, *, may_overflow: bool
+) -> Candidate:
+    """Quantize a float ONNX model; weights per channel, activations asymmetric.
+
+    Args:
+        may_overflow: The device may be an x86 without VNNI, whose 16-bit sums can saturate.
+    Raises:
+        ModelError: NNCF refuses the model.
+    """
+    judged = [feeds for feeds, _ in zip(samples, range(JUDGED), strict=False)]
+    expected = _answers(_imported(model), judged)
+    if recipe.refine:
+        # Depthwise activations get a scale per channel here, so there is nothing to even out.
+        refine(model, judged, even_channels=False)
+    best: Candidate | None = None
+    for estimator in recipe.estimators:
+        with _quiet():
+            try:
+                quantized = _quantize(_imported(model), samples, recipe, estimator, may_overflow)
+            except InputError:
+                raise
+            except Exception as error:  # NNCF raises RuntimeError, its own errors and others
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise ModelError(f"NNCF can not quantize the model: {reason}") from error
+        closeness = closeness_db(expected, _answers(quantized, judged))
+        log.info("%s: %.1f dB from float", estimator, closeness)
+        if best is None or closeness > best.closeness_db:
+            best = Candidate(quantized, estimator, closeness)
+    if best is None:
+        raise InputError("int8 for OpenVINO: estimators names none")
+    return best
+
+
+def _imported(model: ModelProto) -> OvModel:
+    openvino = require("openvino", extra="convert")
+    return openvino.Core().read_model(io.BytesIO(model.SerializeToString()))
+
+
+def _quantize(
+    model: OvModel,
+    samples: CalibrationSamples,
+    recipe: Recipe,
+    estimator: str,
+    may_overflow: bool,
+) -> OvModel:
+    nncf = require("nncf", extra="convert")
+    parameters = require("nncf.quantization.advanced_parameters", extra="convert")
+    ranges = require("nncf.quantization.range_estimator", extra="convert")
+    chosen = (
+        ranges.RangeEstimatorParameters()
+        if estimator == DEFAULT
+        else getattr(ranges.RangeEstimatorParametersSet, estimator)
+    )
+    fix = recipe.overflow_fix or ("FIRST_LAYER" if may_overflow else "DISABLE")
+    return nncf.quantize(
+        model,
+        nncf.Dataset(samples),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(samples),
+        fast_bias_correction=recipe.fast_bias_correction,
+        advanced_parameters=parameters.AdvancedQuantizationParameters(
+            overflow_fix=parameters.OverflowFix[fix],
+            activations_range_estimator_params=chosen,
+        ),
+    )
+
+
+def _answers(model: OvModel, samples: list[Feeds]) -> list[dict[str, Array]]:
+    openvino = require("openvino", extra="convert")
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    names = [output.get_any_name() for output in compiled.outputs]
+    request = compiled.create_infer_request()
+    return [
+        dict(zip(names, (v.copy() for v in request.infer(dict(f)).values()), strict=True))
+        for f in samples
+    ]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep NNCF from printing, from reporting its use over the network, and from chance.
+
+    It draws its progress on stdout, logs there through a handler made at import, and sends what it
+    was used for to its makers unless it believes to be under test.
+    """
+    before = os.environ.get("NNCF_CI")
+    logger_class = logging.getLoggerClass()
+    state = random.getstate()
+    os.environ["NNCF_CI"] = "1"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            require("nncf", extra="convert")
+            logger = logging.getLogger("nncf")
+            logger.handlers.clear()
+            logger.propagate = True
+            logger.setLevel(logging.ERROR)  # a line per layer about fallbacks that are as meant
+            random.seed(0)
+            yield
+    finally:
+        random.setstate(state)
+        logging.setLoggerClass(logger_class)
+        if before is None:
+            del os.environ["NNCF_CI"]
+        else:
+            os.environ["NNCF_CI"] = before
