@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # type checkers know the name; importing typing would take most of the time
 
 if TYPE_CHECKING:
     from edge.conversion import convert as convert
@@ -22,10 +23,10 @@ _HOMES = {
     "convert": "edge.conversion",
     "load": "edge.host",
 }
-__all__ = ["EdgeError", "Model", "Runtime", "__version__", "convert", "load"]  # noqa: F822
+__all__ = ["EdgeError", "Model", "Runtime", "__version__", "convert", "load"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'edge' has no attribute {name!r}")

@@ -52,17 +52,21 @@ class OpenVinoSession(Session):
         if compiled is None:
             raise UnavailableError("this session is closed")
         try:
-            request = self._idle.pop()
-        except IndexError:
-            request = compiled.create_infer_request()
-        try:
+            request = self._take() or compiled.create_infer_request()
             # Inputs are read in place; outputs are copied, as the request's own are reused.
-            results = request.infer(feeds, share_inputs=True, share_outputs=True)
+            results = request.infer(feeds, share_inputs=True, share_outputs=True).to_tuple()
             outputs = {name: results[index].copy() for name, index in self._indices}
         except Exception as error:
             raise EngineError(f"OpenVINO failed: {_brief(error)}") from error
-        self._idle.append(request)
+        if self._compiled is not None:  # else it was closed meanwhile, and the request goes too
+            self._idle.append(request)
         return outputs
+
+    def _take(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
 
     def close(self) -> None:
         self._compiled = None
