@@ -94,16 +94,16 @@ def parse_head(data: bytes | bytearray) -> Head:
         HttpError: It is not HTTP/1.
     """
     collector = _Collector()
-    parser = httptools.HttpRequestParser(collector)
+    parser = collector.parser = httptools.HttpRequestParser(collector)
     try:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade:
         pass  # an offer that a server may ignore
     except httptools.HttpParserError as error:
         raise HttpError(400, f"not an HTTP request: {error}") from error
+    del collector.parser  # a circle that only the garbage collector could open
     head = collector.head
     head.method = parser.get_method().decode("latin-1")
-    head.is_kept_alive = parser.should_keep_alive()
     head.is_http_1_0 = parser.get_http_version() == _HTTP_1_0
     return head
 
@@ -126,6 +126,8 @@ def render_head(response: Response, head: Head, *, is_last: bool) -> bytes:
 class _Collector:
     """What the parser calls."""
 
+    parser: httptools.HttpRequestParser
+
     def __init__(self) -> None:
         self.head = Head()
 
@@ -136,3 +138,7 @@ class _Collector:
         headers = self.head.headers
         name = name.lower()
         headers[name] = headers[name] + b", " + value if name in headers else value
+
+    def on_headers_complete(self) -> None:
+        # Only now: at the end of a message without a body the parser forgets it.
+        self.head.is_kept_alive = self.parser.should_keep_alive()
