@@ -116,7 +116,9 @@ class Link:
         return self.state in ("connecting", "connected")
 
     def step(self, timeout_s: float) -> None:
-        """Wait up to ``timeout_s`` for traffic or the waker, and handle it."""
+        """Wait up to ``timeout_s`` for traffic or the waker, and handle it; nothing once ended."""
+        if not self.is_open:  # a ``send`` may find out that the connection is lost
+            return
         writing = selectors.EVENT_WRITE if self._client.want_write() else 0
         self._selector.modify(self._socket(), selectors.EVENT_READ | writing)
         if self.state == "connecting":
@@ -152,9 +154,9 @@ class Link:
             self._client.disconnect()
         self.abort()
 
-    def abort(self) -> None:
+    def abort(self, reason: str = "closed") -> None:
         """Hang up: the broker publishes the will."""
-        self._end("closed")
+        self._end(reason)
 
     def _end(self, reason: str) -> None:
         if self.state != "refused":

@@ -174,6 +174,7 @@ def _model(versions: Sequence[ModelStatus]) -> Metrics:
     metrics: Metrics = {
         "name": newest.name,
         "version": newest.version,
+        "digest": newest.digest,
         "state": newest.state,
         "variant": newest.variant,
         "engine": newest.engine,

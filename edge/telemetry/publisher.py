@@ -122,6 +122,8 @@ class Publisher:
             self._is_failing = True
 
     def _look(self, *, is_due: bool) -> None:
+        if is_due:
+            self._sender.send(self._topics.of("tele", "device"), self._sensors.sample())
         statuses = self._source.status()
         now_ns = time.monotonic_ns()
         changes = self._transitions.look(statuses)
@@ -134,7 +136,6 @@ class Publisher:
             topic = self._topics.of("event", "model_state")
             self._sender.send(topic, change.metrics(), is_event=True)
         if is_due:
-            self._sender.send(self._topics.of("tele", "device"), self._sensors.sample())
             self._sender.send(
                 self._topics.of("tele", "model"), self._meter.measure(statuses, now_ns)
             )

@@ -19,11 +19,14 @@ from edge.telemetry.topics import Topics
 log = logging.getLogger(__name__)
 
 _TICK_S = 1.0  # paho looks after keepalive and lost connections this often
-_FRESH_NS = 1_000_000_000  # a message that waited no longer for a connection is no history
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """How hard to try. ``window`` messages at most wait for the broker's answer at one time."""
+    """How hard to try.
+
+    ``window`` messages at most wait for the broker's answer at one time. One that waited longer
+    than ``fresh_s`` for a connection is marked as history.
+    """
 
     first_wait_s: float = 1.0
     longest_wait_s: float = 60.0
@@ -31,6 +34,7 @@ class Delivery(msgspec.Struct, frozen=True):
     keepalive_s: int = 30
     window: int = 8
     max_bytes: int = MAX_BYTES
+    fresh_s: float = 1.0
 
 
 class Sender:
@@ -114,6 +118,17 @@ class Sender:
         return link
 
     def _serve(self, link: Link) -> None:
+        try:
+            self._talk(link)
+        except Exception as error:  # a defect costs a connection, not the telemetry
+            log.exception("telemetry failed, and will connect again")
+            link.abort(f"{type(error).__name__}: {error}")
+        for message in reversed(self._in_flight.values()):
+            if not message.is_retained:
+                self.backlog.put_back(message)
+        self._in_flight.clear()
+
+    def _talk(self, link: Link) -> None:
         while link.is_open:
             if link.state == "connected":
                 if self.state != "connected":
@@ -124,10 +139,6 @@ class Sender:
             link.step(self._tick_s())
             for number in link.acknowledged():
                 self._in_flight.pop(number, None)
-        for message in reversed(self._in_flight.values()):
-            if not message.is_retained:
-                self.backlog.put_back(message)
-        self._in_flight.clear()
 
     def _begin(self) -> None:
         self._connected_ns = time.monotonic_ns()
@@ -146,7 +157,7 @@ class Sender:
 
     def _send(self, link: Link, message: Message) -> None:
         envelope = message.envelope
-        if envelope.mono_ns + _FRESH_NS < self._connected_ns:
+        if envelope.mono_ns + self._delivery.fresh_s * 1e9 < self._connected_ns:
             envelope = msgspec.structs.replace(envelope, hist=True)
         number = link.send(message.topic, encode(envelope), is_retained=message.is_retained)
         self._in_flight[number] = message

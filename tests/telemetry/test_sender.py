@@ -1,0 +1,294 @@
+"""Delivery over connections that break, hang and refuse."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from edge.telemetry.address import BrokerAddress
+from edge.telemetry.link import Link
+from edge.telemetry.sender import Delivery, Sender
+from edge.telemetry.topics import Topics
+
+QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=0.3, keepalive_s=1)
+TOPICS = Topics("lab", "one")
+COUNT = 300
+
+Eventually = Callable[[Callable[[], bool], str], None]
+Reply = Callable[[bytes], bytes]
+
+
+class Server:
+    """Accepts connections and answers each piece of data with ``reply``; a test may cut them."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        self.connections: list[socket.socket] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self._start(self._accept)
+
+    def cut(self) -> None:
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listening.accept()
+                self.connections.append(connection)
+                self._start(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while data := connection.recv(65536):
+                connection.sendall(self.reply(data))
+
+    def _start(self, target: Callable[..., None], *args: Any) -> None:
+        threading.Thread(target=target, args=args, daemon=True).start()
+
+
+class Proxy(Server):
+    """Passes bytes on to a broker while ``is_open``, and hangs up otherwise."""
+
+    def __init__(self, broker_port: int) -> None:
+        self.is_open = True
+        self._broker_port = broker_port
+        super().__init__(lambda data: b"")
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            if not self.is_open:
+                return
+            with socket.create_connection(("127.0.0.1", self._broker_port)) as broker:
+                self.connections.append(broker)
+                self._start(_pipe, broker, connection)
+                _pipe(connection, broker)
+
+
+def _pipe(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def proxy(broker: Any) -> Iterator[Proxy]:
+    proxy = Proxy(broker.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Reply], Server]]:
+    """Starts servers that are no brokers."""
+    servers: list[Server] = []
+
+    def serve(reply: Reply) -> Server:
+        servers.append(Server(reply))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def make_sender() -> Iterator[Callable[..., Sender]]:
+    """Makes senders, started unless told otherwise."""
+    senders: list[Sender] = []
+
+    def make(port: int, *, is_started: bool = True, **changes: Any) -> Sender:
+        delivery = msgspec.structs.replace(QUICK, **changes)
+        sender = Sender(BrokerAddress("127.0.0.1", port), TOPICS, delivery)
+        if is_started:
+            sender.start()
+            senders.append(sender)
+        return sender
+
+    yield make
+    for sender in senders:
+        sender.close(0.2)
+
+
+def _topic(number: int) -> str:
+    return TOPICS.of("tele", f"n{number}")
+
+
+def _collect(listener: Any, count: int) -> list[Any]:
+    """Arrivals of ``count`` different messages, duplicates dropped as readers do."""
+    arrivals: dict[int, Any] = {}
+    while len(arrivals) < count:
+        arrival = listener.until(lambda a: a.path.startswith("tele/"), f"message {len(arrivals)}")
+        arrivals.setdefault(arrival.envelope.seq, arrival)
+    return list(arrivals.values())
+
+
+def test_messages_arrive_in_order(broker: Any, listen: Any, make_sender: Any) -> None:
+    listener = listen()
+    sender = make_sender(broker.port)
+    for number in range(COUNT):
+        sender.send(_topic(number), {"number": number})
+    arrivals = _collect(listener, COUNT)
+    assert [arrival.metrics["number"] for arrival in arrivals] == list(range(COUNT))
+
+
+def test_nothing_is_lost_when_connections_break(
+    proxy: Proxy, listen: Any, make_sender: Any, eventually: Eventually
+) -> None:
+    """The broker lives on, so that all it has acknowledged reaches the listener."""
+    listener = listen()
+    sender = make_sender(proxy.port)
+    eventually(lambda: sender.state == "connected", "a connection")
+    for number in range(COUNT):
+        sender.send(_topic(number), {"number": number})
+        if number % 100 == 50:
+            before = len(proxy.connections)
+            proxy.cut()
+            eventually(lambda before=before: len(proxy.connections) > before, "a new connection")
+    arrivals = _collect(listener, COUNT)
+    assert sorted(arrival.metrics["number"] for arrival in arrivals) == list(range(COUNT))
+    assert sender.backlog.dropped_count == 0
+
+
+def test_what_waited_for_a_connection_is_history(
+    broker: Any, listen: Any, make_sender: Any
+) -> None:
+    listener = listen()
+    sender = make_sender(broker.port, is_started=False, fresh_s=0.0)
+    sender.send(_topic(0), {})
+    sender.start()
+    assert _collect(listener, 1)[0].envelope.hist is True
+    sender.send(_topic(1), {})
+    assert _collect(listener, 1)[0].envelope.hist is False
+    sender.close(1.0)
+
+
+def test_what_was_dropped_is_told_when_the_broker_is_back(
+    proxy: Proxy, listen: Any, make_sender: Any, eventually: Eventually
+) -> None:
+    listener = listen()
+    proxy.is_open = False
+    sender = make_sender(proxy.port, max_bytes=5_000)
+    eventually(lambda: sender.state == "unreachable", "the absence to be seen")
+    for number in range(COUNT):
+        sender.send(_topic(number), {"number": number})
+        assert sender.backlog.size_bytes <= 5_000
+    dropped = sender.backlog.dropped_count
+    assert 0 < dropped < COUNT
+    proxy.is_open = True
+    gap = listener.until(lambda a: a.path == "event/gap", "the gap").metrics["gap"]
+    assert (gap["count"], gap["reason"]) == (dropped, "memory")
+    assert gap["to"] - gap["from"] == dropped - 1
+    kept = _collect(listener, COUNT - dropped)
+    assert [arrival.metrics["number"] for arrival in kept] == list(range(dropped, COUNT))
+    assert kept[0].envelope.seq == gap["to"] + 1
+
+
+def test_only_the_newest_retained_value_is_sent(
+    proxy: Proxy, listen: Any, make_sender: Any, eventually: Eventually
+) -> None:
+    listener = listen()
+    proxy.is_open = False
+    sender = make_sender(proxy.port)
+    eventually(lambda: sender.state == "unreachable", "the absence to be seen")
+    for number in range(10):
+        sender.retain(TOPICS.of("info"), {"number": number})
+    proxy.is_open = True
+    assert listener.until(lambda a: a.path == "info").metrics == {"number": 9}
+
+
+def test_server_that_never_answers_is_left(
+    serve: Any, make_sender: Any, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = serve(lambda data: b"")
+    sender = make_sender(server.port)
+    eventually(lambda: len(server.connections) >= 3, "it to try again")
+    assert sender.state == "unreachable"
+    assert sender.reason == "no answer to CONNECT in 0.3 s"
+    assert len(caplog.records) == 1
+    sender.close(0.2)
+    assert sender.state == "closed"
+
+
+def test_broker_that_stops_answering_is_left_and_nothing_is_lost(
+    serve: Any, make_sender: Any, eventually: Eventually
+) -> None:
+    server = serve(lambda data: b"\x20\x02\0\0" if data[0] == 0x10 else b"")
+    sender = make_sender(server.port, window=4)
+    eventually(lambda: sender.state == "connected", "the greeting")
+    for number in range(20):
+        sender.send(_topic(number), {"number": number})
+    eventually(lambda: len(sender.backlog) <= 17, "the window to fill")
+    eventually(lambda: len(server.connections) >= 2, "the silence to be noticed")
+    sender.close(0.2)
+    assert sender.state == "closed"
+    assert len(sender.backlog) == 20
+
+
+@pytest.mark.parametrize("code", [2, 5])
+def test_refusal_is_told_with_its_reason(
+    serve: Any, make_sender: Any, eventually: Eventually, code: int
+) -> None:
+    server = serve(lambda data: bytes((0x20, 2, 0, code)))
+    sender = make_sender(server.port)
+    eventually(lambda: sender.state == "refused", "the refusal")
+    assert sender.reason in ("Client identifier not valid", "Not authorized")
+    eventually(lambda: len(server.connections) >= 3, "it to try again")
+
+
+@pytest.mark.parametrize("reply", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 64, b"\x20\xff"])
+def test_server_that_is_no_broker_is_survived(
+    serve: Any, make_sender: Any, eventually: Eventually, reply: bytes
+) -> None:
+    server = serve(lambda data: reply)
+    sender = make_sender(server.port)
+    eventually(lambda: len(server.connections) >= 3, "it to try again")
+    assert sender.state in ("unreachable", "refused")
+
+
+def test_defect_costs_a_connection_and_no_message(
+    broker: Any,
+    listen: Any,
+    make_sender: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    send, failures = Link.send, iter([RuntimeError("a defect")])
+
+    def fail_once(link: Link, *given: Any, **named: Any) -> int:
+        for failure in failures:
+            raise failure
+        return send(link, *given, **named)
+
+    monkeypatch.setattr(Link, "send", fail_once)
+    listener = listen()
+    sender = make_sender(broker.port)
+    sender.send(_topic(0), {"number": 0})
+    assert _collect(listener, 1)[0].metrics == {"number": 0}
+    assert "a defect" in caplog.text
+
+
+def test_host_that_does_not_exist_is_survived(make_sender: Any, eventually: Eventually) -> None:
+    sender = Sender(BrokerAddress("no-such-host.invalid"), TOPICS, QUICK)
+    sender.start()
+    eventually(lambda: sender.state == "unreachable", "the look-up to fail")
+    sender.close(0.2)
