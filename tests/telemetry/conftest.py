@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from edge.telemetry.address import parse_address
 from edge.telemetry.broker import EmbeddedBroker
+from edge.telemetry.link import Link
 from edge.telemetry.watcher import Arrival, Watcher
 
 DEADLINE_S = 15.0
@@ -143,3 +145,21 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def send(broker: BrokerControl) -> Callable[..., None]:
+    """Sends bytes to the broker, and returns when it has them."""
+
+    def deliver(topic: str, payload: bytes, *, is_retained: bool = False) -> None:
+        link = Link(parse_address(broker.url))
+        link.open()
+        while link.state == "connecting":
+            link.step(DEADLINE_S)
+        number = link.send(topic, payload, is_retained=is_retained)
+        while link.is_open and number not in link.acknowledged():
+            link.step(DEADLINE_S)
+        assert link.is_open, link.reason
+        link.disconnect()
+
+    return deliver

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from edge.core.errors import SettingsError, UnavailableError
+from edge.telemetry.envelope import Sealer, encode
+from edge.telemetry.watcher import Watcher
+
+SEALER = Sealer()
+
+
+def message(**metrics: Any) -> bytes:
+    return encode(SEALER.seal(metrics))
+
+
+def test_watcher_gets_what_is_retained_and_what_comes(
+    listen: Callable[[], Any], send: Callable[..., None]
+) -> None:
+    send("edge/v1/f/d/status", message(state="online"), is_retained=True)
+    listener = listen()
+    status = listener.until(lambda arrival: arrival.path == "status")
+    assert status.is_retained
+    assert (status.fleet, status.device, status.metrics) == ("f", "d", {"state": "online"})
+    send("edge/v1/f/d/tele/device", message(cpu_percent=3.5))
+    sample = listener.until(lambda arrival: arrival.path == "tele/device")
+    assert not sample.is_retained
+    assert sample.metrics == {"cpu_percent": 3.5}
+    assert sample.envelope.boot == SEALER.boot
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b'"text"',
+        b'{"v":1}',
+        message(state="x").replace(b'"v":1', b'"v":2'),
+        message(state="x").replace(b'{"state":"x"}', b"[]"),
+    ],
+)
+def test_watcher_leaves_out_what_it_can_not_read(
+    listen: Callable[[], Any], send: Callable[..., None], payload: bytes
+) -> None:
+    listener = listen()
+    send("edge/v1/f/d/status", payload)
+    send("edge/v1/f/d/status", message(state="fine"))
+    assert listener.until(lambda _: True).metrics == {"state": "fine"}
+
+
+def test_watcher_follows_only_the_device_that_is_named(
+    broker: Any, send: Callable[..., None]
+) -> None:
+    with Watcher(broker.url, "f", "one") as watcher:
+        for device in ("two", "one"):
+            send(f"edge/v1/f/{device}/status", message(state=device), is_retained=True)
+        arrivals = watcher.messages()
+        assert next(arrivals).metrics == {"state": "one"}
+
+
+def test_watcher_finds_a_broker_that_came_back(
+    broker: Any,
+    listen: Callable[[], Any],
+    send: Callable[..., None],
+    eventually: Callable[..., None],
+) -> None:
+    listener = listen()
+    watcher = listener.watcher
+    broker.stop()
+    eventually(lambda: watcher.poll(0.05) == [] and watcher.error != "", "the loss to be noticed")
+    assert not watcher.is_connected
+    broker.start()
+    send("edge/v1/f/d/status", message(state="back"), is_retained=True)
+    assert listener.until(lambda _: True).metrics == {"state": "back"}
+    assert watcher.is_connected
+    assert watcher.error == ""
+
+
+def test_absent_broker_is_unavailable_and_says_how_to_name_another() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(UnavailableError, match=f"mqtt://127.0.0.1:{port}") as caught:
+        Watcher(f"mqtt://127.0.0.1:{port}").open()
+    assert "--mqtt" in caught.value.hint
+
+
+def test_broker_that_never_answers_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"mqtt://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UnavailableError, match="no answer"):
+            Watcher(url, timeout_s=0.2).open()
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a+", "#", "a\0b"])
+def test_watcher_refuses_names_that_no_topic_has(name: str) -> None:
+    with pytest.raises(SettingsError, match="fleet"):
+        Watcher("mqtt://localhost", name)
+
+
+def test_messages_end_after_the_seconds_that_were_asked_for(broker: Any) -> None:
+    with Watcher(broker.url) as watcher:
+        assert list(watcher.messages(seconds=0.01)) == []
+
+
+def test_closed_watcher_has_no_more_messages(broker: Any) -> None:
+    with Watcher(broker.url) as watcher:
+        pass
+    watcher.close()
+    assert list(watcher.messages()) == []
