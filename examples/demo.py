@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from rich.live import Live
 from rich.rule import Rule
 
 from edge.bundle import open_bundle
-from edge.telemetry import view
+from edge.telemetry import lines, view
 from edge.telemetry.broker import EmbeddedBroker
 from edge.telemetry.watcher import Watcher
 from edge.vision import ImagePipeline
@@ -68,7 +69,8 @@ def heading(number: str, text: str) -> None:
 
 def command(*arguments: object) -> list[str]:
     words = [str(argument) for argument in arguments]
-    console.print(f"[dim]$ edge {shlex.join(words)}[/]", soft_wrap=True)
+    shown = textwrap.wrap(f"$ edge {shlex.join(words)}", 76, break_on_hyphens=False)
+    console.print(" \\\n    ".join(shown), style="dim", soft_wrap=True, markup=False)
     return [sys.executable, "-m", "edge", *words]
 
 
@@ -182,7 +184,7 @@ def show(watcher: Watcher) -> None:
 
 def print_lines(watcher: Watcher) -> None:
     for arrival in watcher.messages(SHOW_S):
-        console.print(view.plain_line(arrival), soft_wrap=True, markup=False)
+        console.print(lines.plain_line(arrival), soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

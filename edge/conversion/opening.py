@@ -50,6 +50,9 @@ def open_all(
                 notes[variant.id] = f"not measured: {error}"
                 continue
             sessions[variant.id] = stack.enter_context(session)
+            executed = session.placement.precision
+            if executed != variant.precision:
+                note = "; ".join(filter(None, (note, f"executed in {executed} on this machine")))
             if note:
                 notes[variant.id] = note
         yield Opened(reference, sessions, notes)
