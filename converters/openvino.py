@@ -140,10 +140,14 @@ def _import(path: Path) -> OvModel:
 
 
 def _reason(error: RuntimeError) -> str:
-    """The line that says something: OpenVINO's messages begin with where in its source they are."""
+    """What could not be converted, and the first node of it; the rest names OpenVINO's sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [ln for ln in lines if not ln.startswith(("Exception from", "Check '", "FrontEnd"))]
-    return (telling or lines or ["no reason given"])[0]
+    telling = [
+        line.lstrip("- ").split(": Check ")[0]
+        for line in lines
+        if line.startswith("-- Conversion is failed for") or "validating ONNX node" in line
+    ]
+    return "; ".join(telling[-1:] + telling[:1]) or lines[-1]
 
 
 def _fits_fp16(model: OvModel) -> bool:

@@ -66,6 +66,8 @@ def round_weights(model: ModelProto, samples: Iterable[Feeds]) -> int:
     """
     onnx = require("onnx", extra="convert")
     layers = layers_of(model)
+    if not layers:
+        return 0
     covariances = _covariances(model, layers, samples)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     for layer, covariance in zip(layers, covariances, strict=True):

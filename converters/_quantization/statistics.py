@@ -28,13 +28,15 @@ def channel_statistics(
     Args:
         tensors: Name -> rank, 2 or more.
     """
+    if not tensors:
+        return Channels({}, {})
     np = require("numpy", extra="convert")
     session, names = _reducing_session(model, tensors)
     sums: list[Any] = []
     peaks: list[Any] = []
     count = 0
     for feeds in samples:
-        found = session.run(names, dict(feeds)) if names else []
+        found = session.run(names, dict(feeds))
         mean, low, high = found[0::3], found[1::3], found[2::3]
         peak = [np.maximum(-a, b) for a, b in zip(low, high, strict=True)]
         sums = [a + b for a, b in zip(sums, mean, strict=True)] if count else mean
