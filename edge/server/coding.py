@@ -40,24 +40,22 @@ def is_coded(content_encoding: bytes) -> bool:
 
 
 def decompress(body: Array, max_bytes: int) -> Array:
-    """The body as it was, of gzip members or one zlib stream.
+    """The body as it was.
 
     Raises:
-        HttpError: It is damaged, or larger than ``max_bytes``.
+        HttpError: It is damaged, more than one stream, or larger than ``max_bytes``.
     """
-    result = bytearray()
-    rest: bytes | memoryview = body.data
-    while rest or not result:
-        stream = zlib.decompressobj(_GZIP_OR_ZLIB)
-        try:
-            result += stream.decompress(rest, max_bytes - len(result) + 1)
-        except zlib.error as error:
-            raise HttpError(400, f"the compressed body is damaged: {error}") from error
-        if len(result) > max_bytes:
-            raise HttpError(413, f"the body has more than {max_bytes} bytes once decompressed")
-        if not stream.eof:
-            raise HttpError(400, "the compressed body ends too early")
-        rest = stream.unused_data
+    stream = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        result = stream.decompress(body.data, max_bytes + 1)
+    except zlib.error as error:
+        raise HttpError(400, f"the compressed body is damaged: {error}") from error
+    if len(result) > max_bytes:
+        raise HttpError(413, f"the body has more than {max_bytes} bytes once decompressed")
+    if not stream.eof:
+        raise HttpError(400, "the compressed body ends too early")
+    if stream.unused_data:
+        raise HttpError(400, f"{len(stream.unused_data)} bytes follow the compressed body")
     return np.frombuffer(result, np.uint8)
 
 

@@ -10,6 +10,7 @@ from edge import __version__
 from edge.core.errors import InputError
 from edge.server.http.message import Request, Response
 from edge.server.kserve import messages
+from edge.server.kserve.codec import MALFORMED
 from edge.server.kserve.datatypes import datatype_of
 
 if TYPE_CHECKING:
@@ -38,16 +39,15 @@ class Endpoints:
     def ready(self, request: Request) -> Response:
         is_ready = self._runtime.is_ready
         models = [_state(status) for status in self._runtime.status()]
-        return _json({"ready": is_ready, "models": models}, status=200 if is_ready else 400)
+        answer: dict[str, Any] = {"ready": is_ready, "models": models}
+        return _readiness(answer, is_ready, "not all models are ready")
 
     def model_ready(self, request: Request, name: str, version: str) -> Response:
         """Ready as what: engine, precision, placement, and whether that is a fallback and why."""
         status = self._inference.status(name, version)
         is_ready = status.state == "ready"
-        answer = {"name": name, "ready": is_ready, **_state(status)}
-        if not is_ready:
-            answer["error"] = f"model {name} {status.version} is {status.state}"
-        return _json(answer, status=200 if is_ready else 400)
+        answer = {"ready": is_ready, **_state(status)}
+        return _readiness(answer, is_ready, f"model {name} {status.version} is {status.state}")
 
     def metadata(self, request: Request, name: str, version: str) -> Response:
         model = self._inference.find(name, version).model
@@ -94,7 +94,7 @@ class Endpoints:
             wanted = msgspec.json.decode(
                 request.body.tobytes() or b"{}", type=messages.IndexRequest
             )
-        except (msgspec.DecodeError, ValueError) as error:
+        except MALFORMED as error:
             raise InputError(f"not an index request: {error}") from error
         entries = [
             messages.IndexEntry(
@@ -110,6 +110,10 @@ class Endpoints:
 
 def _json(value: Any, *, status: int = 200) -> Response:
     return Response([msgspec.json.encode(value)], status)
+
+
+def _readiness(answer: dict[str, Any], is_ready: bool, otherwise: str) -> Response:
+    return _json(answer) if is_ready else _json({"error": otherwise, **answer}, status=400)
 
 
 def _state(status: ModelStatus) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import msgspec
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """``slowest_bytes_per_s`` is added to ``patience_s`` for what is large. ``align_after`` is a
+    """Bounds on one client.
+
+    ``slowest_bytes_per_s`` is added to ``patience_s`` for what is large. ``align_after`` is a
     header field that says after how many bytes of the body its bulk starts.
     """
 

@@ -101,7 +101,8 @@ def parse_head(data: bytes | bytearray) -> Head:
         pass  # an offer that a server may ignore
     except httptools.HttpParserError as error:
         raise HttpError(400, f"not an HTTP request: {error}") from error
-    del collector.parser  # a circle that only the garbage collector could open
+    finally:
+        del collector.parser  # a circle that only the garbage collector could open
     head = collector.head
     head.method = parser.get_method().decode("latin-1")
     head.is_http_1_0 = parser.get_http_version() == _HTTP_1_0

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
+MALFORMED = (msgspec.DecodeError, ValueError, RecursionError)
+"""What msgspec raises on JSON that is none; ValueError is UTF-8, RecursionError is nesting."""
+
 _decode = msgspec.json.Decoder(messages.InferRequest).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -80,7 +83,7 @@ class Codec:
             raise InputError(f"{HEADER_LENGTH} is {json_bytes}, the body has {len(body)} bytes")
         try:
             request = _decode(body[:json_bytes].data)
-        except (msgspec.DecodeError, ValueError) as error:  # a ValueError: not UTF-8
+        except MALFORMED as error:
             raise InputError(f"not an inference request: {error}") from error
         feeds = self._feeds(request, None if json_bytes is None else body[json_bytes:])
         return Call(request.id, feeds, self._outputs(request))

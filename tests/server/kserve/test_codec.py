@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from typing import Any
@@ -190,7 +191,14 @@ def test_what_does_not_fit_is_refused_and_named(request_: Any, message: str) -> 
 
 @pytest.mark.parametrize(
     ("dtype", "value"),
-    [("int8", 128), ("uint8", -1), ("uint64", 2**64), ("int64", 2**63), ("int32", 1.5), ("bool", 2)],
+    [
+        ("int8", 128),
+        ("uint8", -1),
+        ("uint64", 2**64),
+        ("int64", 2**63),
+        ("int32", 1.5),
+        ("bool", 2),
+    ],
 )
 def test_json_never_wraps_or_cuts_a_number(dtype: str, value: float) -> None:
     request = {"inputs": [tensor("a", datatype_of(dtype), [1, 1], data=[value])]}
@@ -263,20 +271,25 @@ def test_extensions_that_are_not_here_are_refused_not_ignored(change: dict[str, 
 @given(st.binary(max_size=200), st.none() | st.integers(0, 250))
 @example(b'{"inputs":[]}' + b"\xff" * 4, 13)
 @example(b"\xff\xfe", None)
-@example(b"[" * 200, None)
+@example(b'{"x":' + b"[" * 100_000, None)
 def test_any_bytes_are_decoded_or_refused(data: bytes, json_bytes: int | None) -> None:
-    try:
+    with contextlib.suppress(EdgeError):  # anything else is a defect
         codec("float32", "string").decode(np.frombuffer(data, np.uint8), json_bytes)
-    except EdgeError as error:
-        assert str(error)
 
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["name", "shape", "datatype", "data", "parameters", "inputs"]), inner
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False)
+        | st.text(max_size=4),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["name", "shape", "datatype", "data", "parameters", "inputs"]),
+                inner,
+            )
         ),
         max_leaves=12,
     )
@@ -289,7 +302,5 @@ def test_any_json_in_place_of_a_tensor_is_decoded_or_refused(value: Any) -> None
         {"inputs": [GOOD], "outputs": value, "parameters": value},
     ):
         body, _ = body_of(request)
-        try:
+        with contextlib.suppress(EdgeError):
             codec("float32").decode(body, None)
-        except EdgeError as error:
-            assert str(error)
