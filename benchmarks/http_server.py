@@ -447,8 +447,8 @@ def table(result: Result) -> str:
             + f" after {WARM_UP} to warm up; one client, one connection, one request at a time. "
             "CPU is that of all processes of the server. The models compute nothing: "
             "one float32 input of [1, 16] or [1, 3, 224, 224], zeros come back. MLServer "
-            "and LitServe get base64 in JSON, as their HTTP takes no binary tensors; the others get "
-            "KServe's binary tensors.",
+            "and LitServe get base64 in JSON, as their HTTP takes no binary tensors; the others "
+            "get KServe's binary tensors.",
             "",
             f"`edge serve` with the digits model in ONNX Runtime, {STARTS} starts: ready "
             f"{start.ready_ms} ms after the process starts; resident memory {start.rss_mb} MB, of "
