@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.bundle import pack
+from edge.cli._main import EXIT_UNAVAILABLE, EXIT_USAGE, main
+from edge.core.manifest import Manifest, Variant
+from edge.core.tensor import TensorSpec
+
+Serve = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A model that answers zeros, in two variants of which the first is preferred."""
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    x, y = TensorSpec("x", "float32", (1, 2)), TensorSpec("y", "float32", (1, 1))
+    variants = tuple(
+        Variant(
+            id=name,
+            engine="null",
+            precision=name,
+            files=(),
+            inputs=(x,),
+            outputs=(y,),
+            requires=requires,
+            chosen=name == "int8",
+        )
+        for name, requires in (("int8", {"sm": "87"}), ("fp32", {}))
+    )
+    manifest = Manifest(
+        schema=1,
+        name="zeros",
+        version="1",
+        task="tensors",
+        profile="host",
+        source_sha256="0" * 64,
+        variants=variants,
+    )
+    return pack(manifest, parts, tmp_path / "zeros.edge")
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """`edge serve` with arguments, ended after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "edge", "serve", *map(str, arguments)]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, cwd=tmp_path, text=True, **pipes))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.terminate()
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def test_the_ready_line_as_json_says_where_it_serves_and_what(bundle: Path, serve: Serve) -> None:
+    ready = json.loads(first_line(serve(bundle, "--http", "127.0.0.1:0", "--json")))
+
+    (model,) = ready["models"]
+    assert (model["name"], model["state"], model["engine"]) == ("zeros", "ready", "null")
+    with urllib.request.urlopen(f"{ready['http']}/v2/models/zeros", timeout=10) as answer:
+        assert json.load(answer)["name"] == "zeros"
+
+
+def test_a_fallback_is_said_with_its_reason(bundle: Path, serve: Serve) -> None:
+    process = serve(bundle, "--http", "127.0.0.1:0")
+    first_line(process)
+
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+
+    for text in (out, err):
+        assert "int8" in text
+        assert "sm 87" in text
+    assert "fallback" in out
+
+
+def test_flags_go_before_the_settings_file(bundle: Path, tmp_path: Path, serve: Serve) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text(f'[serve]\nhttp = "nowhere"\nmodels = ["{bundle}"]\nengine = "absent"\n')
+
+    process = serve("--config", config, "--http", "127.0.0.1:0", "--engine", "null")
+
+    assert first_line(process).startswith("serving http://127.0.0.1:")
+
+
+def test_nothing_to_serve_is_wrong_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["serve", "--http", "127.0.0.1:0"]) == EXIT_USAGE
+
+    assert "hint: name a bundle" in capsys.readouterr().err
+
+
+def test_an_address_of_another_machine_is_unavailable(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(bundle.parent)
+
+    # 192.0.2.0/24 is set aside for documentation (RFC 5737), so no machine has it.
+    assert main(["serve", str(bundle), "--http", "192.0.2.1:0"]) == EXIT_UNAVAILABLE
+
+    captured = capsys.readouterr().err
+    assert "192.0.2.1:0" in captured
+    assert "hint:" in captured
