@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.core.contracts import Availability, Placement, Session, agreed, ensure_ready
+from edge.core.contracts import Availability, Placement, Session, agreed, ensure_ready, main_file
 from edge.core.errors import EngineError, InputError, MissingDependencyError, UnavailableError
 from edge.core.lazy import require
 from edge.core.manifest import Variant
@@ -25,7 +25,7 @@ _PROVIDERS = {
 }
 _DEVICES = {provider: device for device, provider in _PROVIDERS.items()}
 _DTYPES = {"float": "float32", "double": "float64"}
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # an error is raised, and so need not be printed as well
 
 
 class OnnxRuntimeSession(Session):
@@ -93,7 +93,7 @@ class OnnxRuntimeBackend:
                 f"only {', '.join(availability.devices)}",
                 hint="install a wheel with that provider, or choose the device cpu",
             )
-        session = _create(folder / variant.files[0].path, _PROVIDERS[device], settings)
+        session = _create(main_file(variant, folder), _PROVIDERS[device], settings)
         return OnnxRuntimeSession(
             session,
             agreed(variant.inputs, _specs(session.get_inputs())),
@@ -111,7 +111,7 @@ def _engine() -> Any:
 def _create(path: Path, provider: str, settings: dict[str, Any]) -> Any:
     onnxruntime = _engine()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     # Where each node went; known since 1.24, of no effect before.
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.core.contracts import Availability, Placement, Session, agreed, ensure_ready
+from edge.core.contracts import Availability, Placement, Session, agreed, ensure_ready, main_file
 from edge.core.errors import EngineError, MissingDependencyError, UnavailableError, UnsupportedError
 from edge.core.lazy import require
 from edge.core.manifest import Variant
@@ -109,7 +109,7 @@ class OpenVinoBackend:
             )
         if "threads" in settings:
             settings["INFERENCE_NUM_THREADS"] = settings.pop("threads")
-        path = folder / variant.files[0].path
+        path = main_file(variant, folder)
         try:
             compiled = _core().compile_model(str(path), device.upper(), settings)
             inputs = tuple(_spec(port, variant.inputs) for port in compiled.inputs)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
     Feeds = Mapping[str, Array]
+    Kind = tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
 
 Dim = int | str
 """A fixed size, or the name of a dynamic axis such as ``"batch"``."""
@@ -107,6 +108,26 @@ def plain(feeds: Feeds) -> dict[str, Array]:
                 for name, array in feeds.items()
             }
     return feeds if type(feeds) is dict else dict(feeds)
+
+
+def kind_of(feeds: Feeds) -> Kind:
+    """Name, dtype and shape of each array: what ``alike`` compares."""
+    return tuple((name, array.dtype, array.shape) for name, array in feeds.items())
+
+
+def alike(feeds: Feeds, kind: Kind | None) -> bool:
+    """Whether ``feeds`` is a dict of ``kind``, and ``plain`` as it is; False when in doubt."""
+    if kind is None or type(feeds) is not dict or len(feeds) != len(kind):
+        return False
+    for name, dtype, shape in kind:
+        array: Any = feeds.get(name)
+        # numpy keeps one dtype object for each number type, in native byte order.
+        if getattr(array, "dtype", None) is not dtype or array.shape != shape:
+            return False
+        flags = array.flags
+        if not (flags.c_contiguous and flags.aligned):
+            return False
+    return True
 
 
 @cache

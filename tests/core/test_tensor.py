@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from types import MappingProxyType
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.errors import InputError
-from edge.core.tensor import TensorSpec, check_feeds
+from edge.core.tensor import TensorSpec, alike, check_feeds, kind_of, plain
 
 IMAGE = TensorSpec("image", "float32", ("batch", 3, 8, 8))
 COUNT = TensorSpec("count", "int64", ())
@@ -58,3 +61,41 @@ def test_no_feeds_at_all_is_said_so() -> None:
 def test_an_input_too_many_is_named() -> None:
     with pytest.raises(InputError, match="unknown input 'mask'"):
         check_feeds((COUNT,), {"count": np.array(1), "mask": np.array(1)})
+
+
+X = np.ones((2, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "is_alike"),
+    [
+        ({"x": X + 1}, True),
+        ({"x": X[:1]}, False),
+        ({"x": X.astype(np.float64)}, False),
+        ({"x": X.astype(">f4")}, False),
+        ({"x": np.asfortranarray(X)}, False),
+        ({"x": X.tolist()}, False),
+        ({"y": X}, False),
+        ({"x": X, "y": X}, False),
+        ({}, False),
+        (MappingProxyType({"x": X}), False),
+    ],
+)
+def test_feeds_are_alike_when_nothing_but_values_differs(feeds: Any, is_alike: bool) -> None:
+    assert alike(feeds, kind_of({"x": X})) is is_alike
+
+
+def test_nothing_is_alike_to_feeds_that_never_were() -> None:
+    assert not alike({}, None)
+    assert alike({}, kind_of({}))
+
+
+def test_plain_arrays_are_native_contiguous_and_in_a_dict() -> None:
+    given = MappingProxyType({"x": X.astype(">f4").T, "y": X})
+    made = plain(given)
+    assert type(made) is dict
+    for name, array in made.items():
+        assert array.dtype.isnative
+        assert array.flags.c_contiguous
+        np.testing.assert_array_equal(array, given[name])
+    assert plain(made) is made

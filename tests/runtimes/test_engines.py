@@ -307,3 +307,20 @@ def test_null_takes_dynamic_sizes_from_its_inputs(
     answer = session.run({"a": np.ones((5, 2), np.int32), "b": np.ones(4, np.int32)})
     assert (answer["sums"].shape, answer["sums"].dtype) == ((4, 5, 3), np.int64)
     assert answer["names"].tolist() == [""]
+
+
+def test_a_failure_is_raised_and_not_printed_as_well(
+    one_node: OneNode, open_session: OpenSession, capfd: pytest.CaptureFixture[str]
+) -> None:
+    io = {"a": ("FLOAT", ["n", "k"]), "b": ("FLOAT", ["l", "m"])}, {"c": ("FLOAT", ["n", "m"])}
+    session = open_session(one_node(ready("onnxruntime"), "MatMul", *io))
+    with pytest.raises(EngineError, match="dimension mismatch"):
+        session.run({"a": np.ones((2, 2), np.float32), "b": np.ones((3, 2), np.float32)})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_variant_without_files_is_an_engine_error(
+    engine: str, variant_of: VariantOf, open_session: OpenSession
+) -> None:
+    with pytest.raises(EngineError, match="has no file"):
+        open_session(variant_of(engine, {}))
