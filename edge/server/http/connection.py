@@ -63,6 +63,7 @@ class Connection(asyncio.BufferedProtocol):
         self._body: Array = _EMPTY
         self._view = memoryview(b"")
         self._filled = 0
+        self._began = 0.0
         self._chunks: ChunkDecoder | None = None
         self._cancel: Cancel | None = None
         self._is_advancing = False
@@ -149,9 +150,11 @@ class Connection(asyncio.BufferedProtocol):
     def _unsent_bytes(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
-    def _after(self, size_bytes: int) -> float:
+    def _after(self, size_bytes: int, since: float | None = None) -> float:
+        """When ``size_bytes`` are to be through at the latest."""
         limits = self._limits
-        return self._listener.now + limits.patience_s + size_bytes / limits.slowest_bytes_per_s
+        start = self._listener.now if since is None else since
+        return start + limits.patience_s + size_bytes / limits.slowest_bytes_per_s
 
     def _advance(self) -> None:
         """Go through what has arrived; an app that answers at once comes back here from below."""
@@ -176,7 +179,7 @@ class Connection(asyncio.BufferedProtocol):
             self._chunks = None
             self._dispatch(np.frombuffer(chunks.body, np.uint8))
             return True
-        self.deadline = max(self.deadline, self._after(chunks.received_bytes))
+        self.deadline = self._after(chunks.received_bytes, since=self._began)
         return False
 
     def _take_head(self) -> bool:
@@ -196,6 +199,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _start_body(self) -> None:
         headers = self._head.headers
+        self._began = self._listener.now
         expected = headers.get(b"expect", b"").lower()
         if expected not in (b"", b"100-continue"):
             raise HttpError(417, f"can not meet the expectation {expected[:40]!r}")

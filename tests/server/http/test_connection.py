@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import select
 import socket
 import struct
 import threading
@@ -187,6 +189,20 @@ def test_a_request_that_never_ends_times_out(open_site: Callable[..., Any], sent
     wire.send(sent)
     assert wire.answer()[0] == 408
     assert wire.is_closed()
+    wire.close()
+
+
+def test_chunks_that_drip_do_not_keep_a_connection_for_ever(
+    open_site: Callable[..., Any],
+) -> None:
+    wire = open_site(patience_s=0.2).connect()
+    wire.send(chunked()[:-5])
+    with contextlib.suppress(ConnectionError):
+        for _ in range(100):
+            wire.send(b"1\r\nx\r\n")
+            if select.select([wire.socket], [], [], 0.1)[0]:
+                break
+    assert wire.answer()[0] == 408
     wire.close()
 
 
