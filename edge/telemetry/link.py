@@ -105,7 +105,9 @@ class Link:
         try:
             self._client.connect(self.address.host, self.address.port, self._keepalive_s)
         except (OSError, ValueError) as error:  # ValueError: no such thing as this host name
-            self._end(str(error) or type(error).__name__)
+            self._end(getattr(error, "strerror", "") or str(error) or type(error).__name__)
+            return
+        if not self.is_open:  # it was lost while CONNECT was sent
             return
         self._selector.register(self._socket(), selectors.EVENT_READ)
         if self._waker is not None:

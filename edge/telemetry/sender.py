@@ -93,18 +93,17 @@ class Sender:
         delivery = self._delivery
         backoff = Backoff(delivery.first_wait_s, delivery.longest_wait_s)
         while self._closing_s is None:
-            link = self._open()
+            link = self._new_link()
             began_s = time.monotonic()
-            if link.is_open:
-                self._serve(link)
+            self._serve(link)
             if self._closing_s is None:
                 self._note("refused" if link.state == "refused" else "unreachable", link.reason)
                 backoff.lasted(time.monotonic() - began_s)
                 self._wait(backoff.next_s())
         self.state = "closed"
 
-    def _open(self) -> Link:
-        link = Link(
+    def _new_link(self) -> Link:
+        return Link(
             self._address,
             # The same at each start, so that the broker ends a dead connection of ours at once,
             # and its will does not come long after we are back.
@@ -114,13 +113,12 @@ class Sender:
             timeout_s=self._delivery.timeout_s,
             waker=self._waker,
         )
-        link.open()
-        return link
 
     def _serve(self, link: Link) -> None:
         try:
+            link.open()
             self._talk(link)
-        except Exception as error:  # a defect costs a connection, not the telemetry
+        except Exception as error:  # a defect costs a connection and a message, not the telemetry
             log.exception("telemetry failed, and will connect again")
             link.abort(f"{type(error).__name__}: {error}")
         for message in reversed(self._in_flight.values()):

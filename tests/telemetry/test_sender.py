@@ -255,6 +255,15 @@ def test_refusal_is_told_with_its_reason(
     eventually(lambda: len(server.connections) >= 3, "it to try again")
 
 
+def test_server_that_hangs_up_at_once_is_survived(
+    proxy: Proxy, make_sender: Any, eventually: Eventually
+) -> None:
+    proxy.is_open = False
+    sender = make_sender(proxy.port)
+    eventually(lambda: len(proxy.connections) >= 20, "it to try again")
+    assert sender.state == "unreachable"
+
+
 @pytest.mark.parametrize("reply", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 64, b"\x20\xff"])
 def test_server_that_is_no_broker_is_survived(
     serve: Any, make_sender: Any, eventually: Eventually, reply: bytes
@@ -265,7 +274,7 @@ def test_server_that_is_no_broker_is_survived(
     assert sender.state in ("unreachable", "refused")
 
 
-def test_defect_costs_a_connection_and_no_message(
+def test_defect_costs_a_connection_and_no_other_message(
     broker: Any,
     listen: Any,
     make_sender: Any,
@@ -274,16 +283,19 @@ def test_defect_costs_a_connection_and_no_message(
 ) -> None:
     send, failures = Link.send, iter([RuntimeError("a defect")])
 
-    def fail_once(link: Link, *given: Any, **named: Any) -> int:
-        for failure in failures:
-            raise failure
-        return send(link, *given, **named)
+    def fail_once(link: Link, topic: str, *given: Any, **named: Any) -> int:
+        if topic == _topic(1):
+            for failure in failures:
+                raise failure
+        return send(link, topic, *given, **named)
 
     monkeypatch.setattr(Link, "send", fail_once)
     listener = listen()
     sender = make_sender(broker.port)
-    sender.send(_topic(0), {"number": 0})
-    assert _collect(listener, 1)[0].metrics == {"number": 0}
+    for number in range(5):
+        sender.send(_topic(number), {"number": number})
+    arrived = {arrival.metrics["number"] for arrival in _collect(listener, 4)}
+    assert arrived == {0, 2, 3, 4}
     assert "a defect" in caplog.text
 
 
