@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
-import random
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -143,28 +141,20 @@ def _answers(model: OvModel, samples: list[Feeds]) -> list[dict[str, Array]]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep NNCF from printing, from reporting its use over the network, and from chance.
+    """Keep NNCF from printing on stdout, where it draws its progress."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        _import_nncf()
+        yield
 
-    It draws its progress on stdout, logs there through a handler made at import, and sends what it
-    was used for to its makers unless it believes to be under test.
-    """
-    before = os.environ.get("NNCF_CI")
+
+def _import_nncf() -> None:
+    """Import NNCF, which replaces the class of all loggers made later and logs on stdout."""
     logger_class = logging.getLoggerClass()
-    state = random.getstate()
-    os.environ["NNCF_CI"] = "1"
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            require("nncf", extra="convert")
-            logger = logging.getLogger("nncf")
-            logger.handlers.clear()
-            logger.propagate = True
-            logger.setLevel(logging.ERROR)  # a line per layer about fallbacks that are as meant
-            random.seed(0)
-            yield
+        require("nncf", extra="convert")
     finally:
-        random.setstate(state)
         logging.setLoggerClass(logger_class)
-        if before is None:
-            del os.environ["NNCF_CI"]
-        else:
-            os.environ["NNCF_CI"] = before
+    logger = logging.getLogger("nncf")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.ERROR)  # a line per layer about fallbacks that are as meant

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 from edge.core.errors import MissingDependencyError
 
 DISTRIBUTION = "edge-runtime"
+
+REPORTERS = {"openvino": "openvino_telemetry", "nncf": "openvino_telemetry"}
+"""Optional packages through which an SDK, by its import alone, reports over the network that it is
+used and leaves an identity in the home folder. The SDK does without."""
 
 
 def require(module: str, *, extra: str) -> Any:
@@ -19,6 +24,9 @@ def require(module: str, *, extra: str) -> Any:
     Raises:
         MissingDependencyError: It is not installed, or it is and fails to import.
     """
+    reporter = REPORTERS.get(module.partition(".")[0])
+    if reporter:
+        sys.modules.setdefault(reporter, None)  # type: ignore[arg-type]  # "can not be imported"
     try:
         return importlib.import_module(module)
     except ImportError as error:
