@@ -17,8 +17,8 @@ _SHIFT = 3
 _OCTAVES = 44  # up to 2**43 ns, two hours
 
 
-_Record = tuple[float, tuple[tuple[str, int], ...]]
-"""When an inference ended (0: only its transfer), and nanoseconds by stage."""
+_Record = tuple[float, int, int]
+"""When an inference ended, ns of infer and queue; or 0, and its ns of input and output."""
 
 
 class Histogram(msgspec.Struct, frozen=True):
@@ -77,11 +77,16 @@ class Statistics:
 
     def success(self, infer_ns: int, queue_ns: int = 0) -> None:
         """Count an inference that took ``infer_ns`` after it had waited ``queue_ns``."""
-        self._record((_now(), (("infer", infer_ns), ("queue", queue_ns))))
+        waiting = self._waiting
+        waiting.append((_now(), infer_ns, queue_ns))
+        if len(waiting) >= _BATCH:
+            self._count_batch()
 
     def transfer(self, input_ns: int, output_ns: int) -> None:
         """Count what was spent on preparing an inference's inputs and on reading its outputs."""
-        self._record((0.0, (("input", input_ns), ("output", output_ns))))
+        self._waiting.append((0.0, input_ns, output_ns))
+        if len(self._waiting) >= _BATCH:
+            self._count_batch()
 
     def failure(self, spent_ns: int) -> None:
         """Count an inference that ended in an error."""
@@ -106,25 +111,29 @@ class Statistics:
                 },
             )
 
-    def _record(self, record: _Record) -> None:
-        self._waiting.append(record)
-        if len(self._waiting) >= _BATCH:
-            with self._lock:
-                self._count_waiting()
+    def _count_batch(self) -> None:
+        with self._lock:
+            self._count_waiting()
 
     def _count_waiting(self) -> None:
         """Called with the lock held; other threads may append meanwhile."""
         while self._waiting:
-            ended_s, stages = self._waiting.popleft()
+            ended_s, first_ns, second_ns = self._waiting.popleft()
             if ended_s:
                 self._success_count += 1
                 self._last_s = max(self._last_s, ended_s)
-            for stage, duration_ns in stages:
-                self._success_ns += duration_ns
-                if duration_ns or stage != "queue":
-                    self._counts[stage] += 1
-                    self._totals_ns[stage] += duration_ns
-                    self._buckets[stage][_bucket(duration_ns)] += 1
+                self._count("infer", first_ns)
+                if second_ns:
+                    self._count("queue", second_ns)
+            else:
+                self._count("input", first_ns)
+                self._count("output", second_ns)
+
+    def _count(self, stage: str, duration_ns: int) -> None:
+        self._success_ns += duration_ns
+        self._counts[stage] += 1
+        self._totals_ns[stage] += duration_ns
+        self._buckets[stage][_bucket(duration_ns)] += 1
 
 
 def _bucket(duration_ns: int) -> int:
