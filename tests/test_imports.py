@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import edge
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("edge", "converters", "runtimes", "device_profiles")
 SDKS = (
@@ -65,12 +69,28 @@ def test_the_vocabulary_and_the_command_line_import_without_numpy() -> None:
     assert refused(names, (*SDKS, "numpy", "rich")) == ""
 
 
-def test_import_edge_loads_neither_numpy_nor_an_sdk() -> None:
-    code = "import sys, edge; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    loaded = subprocess.run(
+def test_import_edge_loads_the_standard_library_alone() -> None:
+    code = "import sys, edge; dir(edge); print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert not {"numpy", "msgspec", "asyncio", *SDKS} & set(loaded)
+    )
+    loaded = set(done.stdout.split())
+    # What the environment's own .pth files load at every start is not ours.
+    bare = subprocess.run(
+        [sys.executable, "-c", code.replace(", edge; dir(edge)", "")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert loaded - set(bare.stdout.split()) - set(sys.stdlib_module_names) == {"edge"}
+
+
+def test_public_names_are_there() -> None:
+    for name in edge.__all__:
+        assert getattr(edge, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        edge.no_such_name  # noqa: B018
 
 
 def test_a_blocked_module_shows() -> None:
