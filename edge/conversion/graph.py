@@ -37,19 +37,29 @@ def op_counts(model: ModelProto) -> dict[str, int]:
     return dict(Counter(node.op_type for node in all_nodes(model.graph)).most_common())
 
 
+def is_text_intact(model: ModelProto) -> bool:
+    """Whether all names are text; protobuf gives bytes for what is not valid UTF-8."""
+    texts: list[object] = [o.domain for o in model.opset_import]
+    for node in all_nodes(model.graph):
+        texts += [node.op_type, node.domain, node.name, *node.input, *node.output]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        texts += [value.name, *(d.dim_param for d in value.type.tensor_type.shape.dim)]
+    texts += [tensor.name for tensor in model.graph.initializer]
+    return all(isinstance(text, str) for text in texts)
+
+
 def unknown_ops(model: ModelProto) -> dict[str, list[str]]:
     """Operators that neither ONNX, ONNX Runtime nor the model itself defines -> node names."""
     onnx = require("onnx", extra="convert")
     state = require("onnxruntime.capi.onnxruntime_pybind11_state", extra="convert")
-    versions = {o.domain.removeprefix("ai.onnx"): o.version for o in model.opset_import}
+    versions = {_domain(o.domain): o.version for o in model.opset_import}
     own = {(f.domain, f.name) for f in model.functions}
     contributed = {(s.domain, s.name) for s in state.get_all_operator_schema()}
     found: dict[str, list[str]] = {}
     for index, node in enumerate(all_nodes(model.graph)):
-        domain = "" if node.domain in STANDARD_DOMAINS else node.domain
-        version = versions.get(domain, versions.get(node.domain.removeprefix("ai.onnx"), 1))
+        domain = _domain(node.domain)
         known = (
-            onnx.defs.has(node.op_type, version, domain)
+            onnx.defs.has(node.op_type, versions.get(domain, 1), domain)
             or (domain, node.op_type) in own
             or (domain != "" and (domain, node.op_type) in contributed)
         )
@@ -172,15 +182,21 @@ def tensor_spec(value: ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type"):
         raise ModelError(f"{value.name!r} is no tensor; sequences and maps are not supported")
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    except KeyError as error:
+        raise ModelError(f"{value.name!r} has the unknown type {tensor.elem_type}") from error
     if tensor.elem_type == onnx.TensorProto.STRING:
         dtype = "string"
-    else:
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     return TensorSpec(
         name=value.name,
         dtype=dtype,
         shape=tuple(_dim(value.name, axis, d) for axis, d in enumerate(tensor.shape.dim)),
     )
+
+
+def _domain(name: str) -> str:
+    return "" if name in STANDARD_DOMAINS else name
 
 
 def _dim(name: str, axis: int, dim: TensorShapeProto.Dimension) -> Dim:

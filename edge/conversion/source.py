@@ -27,6 +27,8 @@ Step = Callable[["ModelProto"], "ModelProto"]
 
 log = logging.getLogger(__name__)
 
+AGAIN = "export or download it again"
+
 PER_CHANNEL_OPSET = 13
 """The first opset whose DequantizeLinear has an axis, so that weights can have a scale each."""
 
@@ -107,13 +109,15 @@ def read_model(source: Path) -> ModelProto:
     except Exception as error:  # protobuf's DecodeError, whose home differs between versions
         raise ModelError(
             f"{source} is not an ONNX model, or is cut short ({source.stat().st_size} bytes)",
-            hint="export or download it again",
+            hint=AGAIN,
         ) from error
     if not model.graph.node or not model.opset_import:
         raise ModelError(
             f"{source} holds no ONNX graph ({source.stat().st_size} bytes)",
             hint="is it really an .onnx file?",
         )
+    if not graph.is_text_intact(model):
+        raise ModelError(f"{source} is damaged: a name in it is no text", hint=AGAIN)
     try:
         onnx.load_external_data_for_model(model, str(source.parent))
     except Exception as error:  # ValidationError, OSError, ValueError by cause and version
