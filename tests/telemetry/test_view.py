@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from edge.telemetry.envelope import Sealer
@@ -221,4 +222,4 @@ def test_no_message_breaks_the_view(path: str, said: dict[str, Any], ts_ms: int)
     one = arrival(path, said, ts_ms=ts_ms)
     assert plain_line(one)
     assert json.loads(json_line(one))["topic"]
-    assert max(map(len, text_of(one).splitlines())) <= 80
+    assert max(map(cell_len, text_of(one).splitlines())) <= 80
