@@ -12,7 +12,13 @@ import msgspec
 from edge.bundle import Bundle, open_bundle
 from edge.core import plugins
 from edge.core.contracts import Placement, Session
-from edge.core.errors import EngineError, ProfileError, UnavailableError
+from edge.core.errors import (
+    EdgeError,
+    EngineError,
+    ProfileError,
+    UnavailableError,
+    UnsupportedError,
+)
 from edge.core.manifest import Manifest
 from edge.core.profile import load_profile
 from edge.host.choice import Candidate, Choice, Fallback, Machine, Wish, choose, explain
@@ -71,7 +77,7 @@ def load_bundle(
     if not choice.candidates:
         raise _nothing_runs(manifest, choice)
     obstacles = dict(choice.obstacles)
-    errors: list[EngineError | UnavailableError] = []
+    errors: list[EdgeError] = []
     for candidate in choice.candidates:
         reason = explain(candidate, choice.preferred, obstacles, wish)
         is_fallback = candidate.variant is not choice.preferred
@@ -80,7 +86,7 @@ def load_bundle(
             if is_fallback:
                 _permit(manifest, reason, wish)
             session = _open(bundle, candidate, profile, wish)
-        except (EngineError, UnavailableError) as error:
+        except (EngineError, UnavailableError, UnsupportedError) as error:
             errors.append(error)
             obstacles[candidate.variant.id] = str(error)
             continue

@@ -12,10 +12,12 @@ from edge.core import plugins
 from edge.core.contracts import Availability, Placement
 from edge.core.errors import (
     BundleError,
+    EdgeError,
     EngineError,
     InputError,
     NotFoundError,
     UnavailableError,
+    UnsupportedError,
 )
 from edge.core.manifest import Variant
 
@@ -159,6 +161,30 @@ def test_a_variant_that_the_engine_refuses_gives_way_to_the_next(
         assert "broken was chosen at conversion but can not run here" in model.choice
     with pytest.raises(EngineError, match=r"can not load model\.onnx"):
         edge.load(path, variant="broken")
+
+
+@pytest.mark.parametrize("error", [EngineError, UnavailableError, UnsupportedError])
+def test_whatever_the_engine_can_not_do_gives_way_to_the_next(
+    error: type[EdgeError],
+    make_bundle: MakeBundle,
+    make_variant: MakeVariant,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = plugins.backend("null")
+    real_open = backend.open
+
+    def refuse_the_first(variant: Variant, *args: object) -> object:
+        if variant.id == "first":
+            raise error("not this one")
+        return real_open(variant, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(backend, "open", refuse_the_first)
+    path = make_bundle(make_variant("first", chosen=True), make_variant("second"))
+    with edge.load(path) as model:
+        assert (model.variant.id, model.is_fallback) == ("second", True)
+        assert "not this one" in model.choice
+    with pytest.raises(error, match="not this one"):
+        edge.load(path, fallback="deny")
 
 
 def test_nothing_that_runs_here_says_why_for_each_variant(
