@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -97,6 +96,8 @@ class Model:
 
     async def ainfer(self, feeds: Feeds) -> dict[str, Array]:
         """Run one batch on the model's own thread, without blocking the event loop."""
+        import asyncio  # a tenth of a program's start, which most that call this paid already
+
         return await asyncio.wrap_future(self.submit(feeds))
 
     def predict(self, picture: Picture, *, top: int | None = None) -> Prediction:
