@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -229,7 +230,14 @@ def is_ready(url: str) -> bool:
 def running(command: list[str], url: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A server from its start until ``url`` answers 200, and ended afterwards."""
     with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=_environment())
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            env=_environment(),
+            start_new_session=True,  # LitServe's workers outlive their parent
+        )
         try:
             deadline = time.monotonic() + READY_S
             while not is_ready(url):
@@ -239,10 +247,11 @@ def running(command: list[str], url: str, folder: Path) -> Iterator[subprocess.P
             yield process
         finally:
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _environment() -> dict[str, str]:
@@ -446,9 +455,9 @@ def table(result: Result) -> str:
             + " and ".join(f"{count} requests of {name}" for name, count in result.requests.items())
             + f" after {WARM_UP} to warm up; one client, one connection, one request at a time. "
             "CPU is that of all processes of the server. The models compute nothing: "
-            "one float32 input of [1, 16] or [1, 3, 224, 224], zeros come back. MLServer "
-            "and LitServe get base64 in JSON, as their HTTP takes no binary tensors; the others "
-            "get KServe's binary tensors.",
+            "one float32 input of [1, 16] or [1, 3, 224, 224], zeros come back. MLServer's REST "
+            "takes no binary tensors, LitServe takes JSON or forms: both get base64 in JSON; the "
+            "others get KServe's binary tensors.",
             "",
             f"`edge serve` with the digits model in ONNX Runtime, {STARTS} starts: ready "
             f"{start.ready_ms} ms after the process starts; resident memory {start.rss_mb} MB, of "

@@ -1,4 +1,4 @@
-"""The no-op models of the benchmark over LitServe: JSON with base64, as it takes no raw bodies."""
+"""The no-op models of the benchmark over LitServe: base64 in JSON, as it takes JSON or forms."""
 
 from __future__ import annotations
 
