@@ -60,6 +60,7 @@ class Slot:
         self._bundle = bundle
         self._model: Model | None = None
         self._lock = threading.Lock()
+        self._is_closed = False
 
     def model(self, load: Load) -> Model:
         """The loaded model; ``load`` makes one of the bundle if there is none yet.
@@ -73,6 +74,8 @@ class Slot:
         with self._lock:
             if self._model is not None and self._model.state == "ready":
                 return self._model
+            if self._is_closed:
+                raise UnavailableError("the runtime is closed")
             if self.state == "failed":
                 raise UnavailableError(
                     f"model {self.name} failed to load: {self.error}",
@@ -106,7 +109,9 @@ class Slot:
         )
 
     def close(self) -> None:
+        """Close for good: a thread that asks at the same time loads nothing behind our back."""
         with self._lock:
+            self._is_closed = True
             if self._model is not None:
                 self._model.close()
             if self._bundle is not None:

@@ -230,3 +230,15 @@ def test_a_failed_load_leaves_no_file_open(
     with pytest.raises(UnavailableError):
         edge.load(path)
     path.unlink()
+
+
+def test_load_takes_what_has_a_path_such_as_a_conversion(make_bundle: MakeBundle) -> None:
+    class Conversion:
+        def __fspath__(self) -> str:
+            return str(path)
+
+    path = make_bundle()
+    with edge.load(Conversion()) as model:
+        assert model.path == path
+    with edge.Runtime(Conversion()) as runtime:
+        assert runtime.names() == ["product"]

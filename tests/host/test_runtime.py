@@ -201,6 +201,18 @@ def test_a_closed_runtime_refuses_and_closes_its_models(make_bundle: MakeBundle)
         runtime.infer("product", {"x": ONES})
 
 
+def test_nothing_is_loaded_once_the_runtime_began_to_close(
+    make_bundle: MakeBundle, opened: list[int]
+) -> None:
+    """A thread that passed the runtime's own check just before ``close`` did."""
+    runtime = edge.Runtime(make_bundle())
+    runtime.close()
+    runtime._is_closed = False
+    with pytest.raises(UnavailableError, match="runtime is closed"):
+        runtime.model("product")
+    assert opened == []
+
+
 def test_options_reach_the_engine(make_bundle: MakeBundle) -> None:
     runtime = edge.Runtime(make_bundle(), options={"device": "npu"}, fallback="deny")
     with runtime, pytest.raises(UnavailableError, match="no npu here"):
