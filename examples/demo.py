@@ -58,7 +58,7 @@ def main() -> int:
         code = server.wait(READY_S)
     console.print(client.summary())
     console.print(f"server drained and ended with exit code {code}")
-    console.print(f"\n[dim]Go on with:[/] edge run {BUNDLE} {pictures()[0]}")
+    console.print(f"\n[dim]Go on with:[/] .venv/bin/edge run {BUNDLE} {pictures()[0]}")
     return code or client.exit_code
 
 

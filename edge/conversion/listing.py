@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from edge.core.errors import InputError
-from edge.vision.formats import SUFFIXES
+from edge.vision.image import SUFFIXES
 
 if TYPE_CHECKING:
     from io import TextIOBase

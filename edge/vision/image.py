@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,15 @@ import numpy as np
 
 from edge.core.errors import InputError
 from edge.core.lazy import require
-from edge.vision.formats import declared_size
 
 if TYPE_CHECKING:
     from edge.core.tensor import Array
 
 Picture = Any
 """A path, the bytes of a picture file, or an uint8 array (height, width[, 1, 3 or 4]) BGR(A)."""
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"))
+"""What is taken for a picture in a folder."""
 
 MAX_PIXELS = 2**27
 """0.4 GB once decoded: above any camera's 108 MP, far below what a crafted header can claim."""
@@ -44,19 +47,35 @@ def load_image(source: Picture) -> Array:
 def _decode(data: bytes, title: str) -> Array:
     if not data:
         raise InputError(f"{title} is empty: 0 bytes")
-    try:
-        height, width = declared_size(data)
-    except ValueError as error:
-        raise InputError(f"can not read {title}: {error}") from error
-    _check_size(height, width, title)
-    cv2 = require("cv2", extra="vision")
+    cv2 = _opencv()
     try:
         image: Array | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise InputError(f"can not read {title}: {error}") from error
-    if image is None:
-        raise InputError(f"can not read {title}: it is damaged or cut off ({len(data)} bytes)")
+        raise InputError(
+            f"can not read {title}: {error}", hint=f"at most {MAX_PIXELS:,} pixels are read"
+        ) from error
+    if image is None or _is_cut_off(data):
+        raise InputError(
+            f"can not read {title}: it is no picture, damaged or cut off ({len(data)} bytes)",
+            hint=f"formats that are read: {' '.join(sorted(SUFFIXES))}",
+        )
     return image
+
+
+def _opencv() -> Any:
+    # OpenCV bounds what a header may claim by itself, and reads the bound from here, once. What
+    # it finds wrong with a picture it would also print.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    return require("cv2", extra="vision")
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """A JPEG without its end marker, which OpenCV 4 fills with grey and says nothing.
+
+    The first half is not looked at: a thumbnail there has an end marker of its own.
+    """
+    return data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9", len(data) // 2) < 0
 
 
 def _from_array(array: Array) -> Array:

@@ -10,7 +10,6 @@ import pytest
 
 from edge.core.errors import InputError
 from edge.vision import load_image
-from edge.vision.formats import declared_size
 from edge.vision.image import MAX_PIXELS
 
 LOSSLESS = (".png", ".bmp", ".tiff", ".ppm")
@@ -36,21 +35,6 @@ def test_path_and_bytes_give_the_pixels_that_were_written(
     np.testing.assert_array_equal(load_image(path), picture)
     np.testing.assert_array_equal(load_image(str(path)), picture)
     np.testing.assert_array_equal(load_image(path.read_bytes()), picture)
-
-
-@pytest.mark.parametrize("suffix", [*LOSSLESS, ".jpg", ".webp"])
-def test_header_tells_the_size_of_each_format(suffix: str) -> None:
-    array = np.zeros((33, 70, 3), np.uint8)
-    assert declared_size(encoded(suffix, array)) == (33, 70)
-
-
-def test_header_tells_the_size_of_lossless_and_extended_webp_and_progressive_jpeg() -> None:
-    array = np.random.default_rng(0).integers(0, 256, (33, 70, 4), dtype=np.uint8)
-    for quality in (80, 101):
-        data = encoded(".webp", array, cv2.IMWRITE_WEBP_QUALITY, quality)
-        assert declared_size(data) == (33, 70)
-    progressive = encoded(".jpg", array[:, :, :3], cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
-    assert declared_size(progressive) == (33, 70)
 
 
 def test_gray_becomes_three_equal_channels(picture: np.ndarray) -> None:
@@ -114,18 +98,16 @@ def test_cut_off_picture_is_refused_by_name(suffix: str, tmp_path: Path) -> None
 
 def test_jpeg_that_only_a_lenient_decoder_would_read_is_refused() -> None:
     data = encoded(".jpg", np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(ValueError, match="ends before the picture does"):
-        declared_size(data[:-2])
+    with pytest.raises(InputError, match="cut off"):
+        load_image(data[:-2])
 
 
 @pytest.mark.parametrize(
     ("data", "says"),
     [
         (b"", "empty"),
-        (b"not a picture at all", "it is no JPEG, PNG"),
-        (b"RIFF\0\0\0\0WAVEfmt " + b"\0" * 40, "no WebP"),
-        (b"P6 nonsense", "no JPEG"),
-        (b"GIF89a" + b"\0" * 40, "no JPEG"),
+        (b"not a picture at all", "no picture"),
+        (b"RIFF\0\0\0\0WAVEfmt " + b"\0" * 40, "no picture"),
     ],
 )
 def test_what_is_no_picture_is_refused_by_name(data: bytes, says: str, tmp_path: Path) -> None:
@@ -143,11 +125,13 @@ def test_missing_file_and_folder_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_picture_that_claims_too_many_pixels_is_not_decoded() -> None:
     header = struct.pack(">IIBBBBB", MAX_PIXELS, 2, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk
-    bomb += struct.pack(">I", zlib.crc32(chunk))
-    with pytest.raises(InputError, match="at most"):
+    bomb = b"\x89PNG\r\n\x1a\n"
+    for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(9999))), (b"IEND", b"")):
+        bomb += struct.pack(">I", len(body)) + kind + body
+        bomb += struct.pack(">I", zlib.crc32(kind + body))
+    with pytest.raises(InputError) as caught:
         load_image(bomb)
+    assert "at most" in caught.value.hint
 
 
 @pytest.mark.parametrize("suffix", [*LOSSLESS, ".jpg", ".webp"])
