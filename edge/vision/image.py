@@ -63,10 +63,10 @@ def _decode(data: bytes, title: str) -> Array:
 
 
 def _opencv() -> Any:
-    # OpenCV bounds what a header may claim by itself, and reads the bound from here, once. What
-    # it finds wrong with a picture it would also print.
+    # OpenCV bounds what a header may claim by itself; it reads the bound from here when it is
+    # imported. What it finds wrong with a picture it would also print.
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     return require("cv2", extra="vision")
 
 
