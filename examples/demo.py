@@ -101,15 +101,8 @@ def _ready_url(server: subprocess.Popen[str]) -> str:
         console.print(line.rstrip(), soft_wrap=True)
         found = re.search(r"http://\S+", line)
         if found:
-            threading.Thread(target=_echo, args=(server,), daemon=True).start()
-            return found[0].rstrip("/")
+            return found[0]
     raise SystemExit(f"edge serve ended with exit code {server.wait()}")
-
-
-def _echo(server: subprocess.Popen[str]) -> None:
-    assert server.stdout is not None
-    for line in server.stdout:
-        console.print(line.rstrip(), soft_wrap=True)
 
 
 def pictures() -> list[Path]:

@@ -122,10 +122,9 @@ def _announce(url: str, models: list[ModelStatus], *, as_json: bool) -> None:
         shown = [msgspec.structs.replace(model, statistics=None) for model in models]
         print(msgspec.json.encode({"http": url, "models": shown}).decode(), flush=True)
         return
-    print(f"serving {url}")
     for model in models:
         print("\n".join(_lines(model)))
-    sys.stdout.flush()
+    print(f"serving {url}", flush=True)
 
 
 def _lines(model: ModelStatus) -> Iterator[str]:
@@ -135,7 +134,7 @@ def _lines(model: ModelStatus) -> Iterator[str]:
         return
     where = f"{model.engine} {model.precision} on {placement.actual}"
     yield f"  ✓ {model.name} {model.version}  {where}"
-    yield f"    {'fallback' if model.is_fallback else 'chosen'}: {model.choice}"
+    yield f"    {'fallback: ' if model.is_fallback else ''}{model.choice}"
     if placement.reason:
         yield f"    asked for {placement.requested}: {placement.reason}"
 

@@ -67,13 +67,13 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         assert process.returncode == 0
 
 
-def first_line(process: subprocess.Popen[str]) -> str:
+def next_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline()
 
 
 def test_the_ready_line_as_json_says_where_it_serves_and_what(bundle: Path, serve: Serve) -> None:
-    ready = json.loads(first_line(serve(bundle, "--http", "127.0.0.1:0", "--json")))
+    ready = json.loads(next_line(serve(bundle, "--http", "127.0.0.1:0", "--json")))
 
     (model,) = ready["models"]
     assert (model["name"], model["state"], model["engine"]) == ("zeros", "ready", "null")
@@ -83,7 +83,7 @@ def test_the_ready_line_as_json_says_where_it_serves_and_what(bundle: Path, serv
 
 def test_a_fallback_is_said_with_its_reason(bundle: Path, serve: Serve) -> None:
     process = serve(bundle, "--http", "127.0.0.1:0")
-    first_line(process)
+    next_line(process)
 
     process.terminate()
     # Not communicate(): it reads past what readline() has buffered.
@@ -103,7 +103,11 @@ def test_flags_go_before_the_settings_file(bundle: Path, tmp_path: Path, serve: 
 
     process = serve("--config", config, "--http", "127.0.0.1:0", "--engine", "null")
 
-    assert first_line(process).startswith("serving http://127.0.0.1:")
+    printed = [next_line(process)]
+    while printed[-1] and not printed[-1].startswith("serving"):
+        printed.append(next_line(process))
+    assert printed[0].startswith("  ✓ zeros 1  null")
+    assert printed[-1].startswith("serving http://127.0.0.1:")
 
 
 def test_nothing_to_serve_is_wrong_usage(
