@@ -36,6 +36,21 @@ PHOTOS = {
 }
 MAX_DROP = {"top1": 0.5}
 AGREEMENT_DROP = 3.0
+INTRODUCTION = f"""\
+# Conversion, measured
+
+On {{machine}}. Made by `python benchmarks/conversion.py`; the figures are in `conversion.json`.
+
+`agreement` is with the source in FP32: same top-1, F1 of boxes at IoU 0.5, mIoU of masks, or share
+of elements within 1 % of the output's range. `× source` is the source's p50 (FP32, ONNX Runtime)
+over the variant's, `× own FP32` that of the same engine in true FP32. Bold is what
+`--precision auto` chose under a gate of {MAX_DROP["top1"]} points of top-1, or {AGREEMENT_DROP:g} points of
+agreement where there are no labels; a model without a bold variant that is smaller than FP32
+did not pass with any.
+
+| model | variant | size, MB | top-1 | agreement | p50, ms | × source | × own FP32 |
+|---|---|---:|---:|---:|---:|---:|---:|
+"""
 
 
 def halves(folder: Path, work: Path) -> tuple[Path, Path]:
@@ -95,19 +110,7 @@ def speed_over_own_fp32(report: Report, engine: str, p50: float) -> str:
 
 def markdown(reports: dict[str, Report | str], machine: str) -> str:
     """One table over all models; the chosen variant in bold."""
-    lines = [
-        "# Conversion, measured",
-        "",
-        f"On {machine}. Made by `python benchmarks/conversion.py`; the figures are in `conversion.json`.",
-        "",
-        "`agreement` is with the source in FP32: same top-1, F1 of boxes at IoU 0.5, mIoU of masks, or share of",
-        "elements within 1 % of the output's range. `× source` is the source's p50 (FP32, ONNX Runtime) over the",
-        "variant's, `× own FP32` that of the same engine in true FP32. Bold is what `--precision auto` chose under a gate of",
-        f"{MAX_DROP['top1']} points of top-1, or {AGREEMENT_DROP:g} points of agreement where there are no labels.",
-        "",
-        "| model | variant | size, MB | top-1 | agreement | p50, ms | × source | × own FP32 |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    lines = INTRODUCTION.format(machine=machine).splitlines()
     for name, report in reports.items():
         if isinstance(report, str):
             lines.append(f"| {name} | refused: {report} | | | | | | |")

@@ -128,10 +128,10 @@ def _options(request: ConvertRequest) -> dict[str, Any]:
 
 
 def _import(path: Path) -> OvModel:
-    """Read an ONNX file. ``convert_model`` would do, but it also reports its use to its makers."""
+    """Read an ONNX file and fold what is constant."""
     openvino = require("openvino", extra=EXTRA)
     try:
-        return openvino.Core().read_model(path)
+        return openvino.convert_model(path)
     except RuntimeError as error:
         raise ModelError(
             f"OpenVINO can not import {path.name}: {_reason(error)}",

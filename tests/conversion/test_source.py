@@ -166,7 +166,7 @@ def test_a_flipped_byte_is_refused_or_harmless(tmp_path_factory, position, value
 def test_an_input_of_an_unknown_type_is_refused(save, into):
     model = _model()
     model.graph.input[0].type.tensor_type.elem_type = 79
-    with pytest.raises(ModelError, match="'image'|element type"):
+    with pytest.raises(ModelError, match=r"'image'|element type"):
         source.prepare(save(model), PROFILE, into)
 
 
