@@ -44,9 +44,8 @@ On {{machine}}. Made by `python benchmarks/conversion.py`; the figures are in `c
 `agreement` is with the source in FP32: same top-1, F1 of boxes at IoU 0.5, mIoU of masks, or share
 of elements within 1 % of the output's range. `× source` is the source's p50 (FP32, ONNX Runtime)
 over the variant's, `× own FP32` that of the same engine in true FP32. Bold is what
-`--precision auto` chose under a gate of {MAX_DROP["top1"]} points of top-1, or {AGREEMENT_DROP:g} points of
-agreement where there are no labels; a model without a bold variant that is smaller than FP32
-did not pass with any.
+`--precision auto` chose under a gate of {MAX_DROP["top1"]} points of top-1,
+or {AGREEMENT_DROP:g} points of agreement where there are no labels.
 
 | model | variant | size, MB | top-1 | agreement | p50, ms | × source | × own FP32 |
 |---|---|---:|---:|---:|---:|---:|---:|
