@@ -128,18 +128,22 @@ def _options(request: ConvertRequest) -> dict[str, Any]:
 
 
 def _import(path: Path) -> OvModel:
-    """Read an ONNX file and fold what is constant."""
+    """Read an ONNX file and fold what is constant.
+
+    ``convert_model`` alone would try its other frontends on a broken file, and they print.
+    """
     openvino = require("openvino", extra=EXTRA)
     try:
+        openvino.Core().read_model(path)
         return openvino.convert_model(path)
-    except RuntimeError as error:
+    except Exception as error:  # RuntimeError, OpConversionFailure, ovc's own Error
         raise ModelError(
             f"OpenVINO can not import {path.name}: {_reason(error)}",
             hint="leave this engine out, or export the model without what it names",
         ) from error
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     """What could not be converted, and the first node of it; the rest names OpenVINO's sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [
@@ -147,7 +151,7 @@ def _reason(error: RuntimeError) -> str:
         for line in lines
         if line.startswith("-- Conversion is failed for") or "validating ONNX node" in line
     ]
-    return "; ".join(telling[-1:] + telling[:1]) or lines[-1]
+    return "; ".join(telling[-1:] + telling[:1]) or (lines or ["no reason given"])[-1]
 
 
 def _fits_fp16(model: OvModel) -> bool:
