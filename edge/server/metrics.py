@@ -81,7 +81,7 @@ def _server_families(traffic: Traffic) -> Iterator[Iterator[str]]:
         "edge_http_responses_total",
         "counter",
         "HTTP responses by status.",
-        [("", {"code": str(code)}, count) for code, count in sorted(traffic.responses.items())],
+        [("", {"code": f"{code:d}"}, count) for code, count in sorted(traffic.responses.items())],
     )
     yield _family(
         "edge_http_connections", "gauge", "Open HTTP connections.", [("", {}, traffic.connections)]

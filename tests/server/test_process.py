@@ -136,13 +136,14 @@ def test_one_bad_model_leaves_the_others_alone(start: Any, models: Path, tmp_pat
 
 
 def test_it_says_what_runs_each_model_and_why(serving: Any) -> None:
-    wait_until(lambda: any("chosen" in line for line in serving.lines))
+    wait_until(lambda: any(line.startswith("serving") for line in serving.lines))
     serving.process.terminate()
     output = serving.output()
 
     assert serving.netloc in output
     assert "null" in output
     assert "onnxruntime" in output
+    assert "first by the order of engines" in output
 
 
 def test_an_absent_broker_stops_nothing(start: Any, models: Path, tmp_path: Path) -> None:
