@@ -94,7 +94,8 @@ def quantize(
         log.info("percentile %s: %.1f dB from float", percentile, closeness)
         if best is None or closeness > best.closeness_db:
             best = Candidate(quantized, percentile, closeness)
-    assert best is not None
+    if best is None:
+        raise InputError("int8 for ONNX Runtime: percentiles names none")
     return best
 
 

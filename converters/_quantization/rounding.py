@@ -111,8 +111,11 @@ def _inverse_factors(covariance: Array) -> Any:
     size = covariance.shape[1]
     mean = np.trace(covariance, axis1=1, axis2=2)[:, None, None] / size
     damped = covariance + (DAMPING * mean + 1e-12) * np.eye(size)
-    inverse = np.linalg.inv(damped)
-    return np.linalg.cholesky(inverse).transpose(0, 2, 1)
+    try:
+        inverse = np.linalg.inv(damped)
+        return np.linalg.cholesky(inverse).transpose(0, 2, 1)
+    except np.linalg.LinAlgError:  # inputs that say nothing of each other: plain rounding
+        return np.broadcast_to(np.eye(size), covariance.shape)
 
 
 def _covariances(model: ModelProto, layers: list[Layer], samples: Iterable[Feeds]) -> list[Any]:

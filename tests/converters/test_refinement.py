@@ -93,6 +93,14 @@ def test_rounding_with_care_is_nearer_than_plain_rounding(networks):
     assert closeness_db(expected, _run(with_care, samples)) > plain + 1
 
 
+def test_inputs_that_never_change_are_rounded_like_any_other(networks):
+    path, samples = networks["convolutional"]
+    model = _load(path)
+    still = [{"image": np.zeros((1, 3, 12, 12), np.float32)} for _ in samples]
+    round_weights(model, still)
+    assert all(np.isfinite(values).all() for values in _weights(model).values())
+
+
 def test_a_corrected_bias_restores_the_mean_that_weights_have_lost(networks):
     path, samples = networks["dense"]
     model = onnx.load(path)
