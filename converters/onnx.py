@@ -73,10 +73,6 @@ class OnnxConverter:
             model = to_fp16(model)
         elif request.precision == "int8":
             model, notes = to_int8(model, inputs, request)
-            if not _is_arm(request.profile):
-                # Without VNNI, unsigned times signed products can overflow 16 bits; with this the
-                # engine takes slower kernels on such CPUs, and on such CPUs only.
-                options["session.x64quantprecision"] = "1"
         _pin(model, request.profile)
         path = into / FILE
         path.write_bytes(model.SerializeToString())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -324,3 +325,23 @@ def test_a_variant_without_files_is_an_engine_error(
 ) -> None:
     with pytest.raises(EngineError, match="has no file"):
         open_session(variant_of(engine, {}))
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", "flags : avx2 avx512f", True),
+        ("x86_64", "flags : avx2 avx_vnni", False),
+        ("x86_64", "flags : avx512f avx512_vnni", False),
+        ("x86_64", None, True),
+        ("aarch64", "Features : asimd", False),
+    ],
+)
+def test_onnxruntime_asks_for_exact_int8_kernels_where_the_fast_ones_may_overflow(
+    machine: str, flags: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags is not None:
+        cpuinfo.write_text(flags)
+    assert ort_backend.may_saturate(cpuinfo) is expected
