@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from edge.core.tensor import Array, Feeds
 
 STAGE = "Measuring accuracy"
+BLOCK = 8
+"""Examples per turn of a session: the threads of the engine before still spin for a while."""
 
 
 class Scores(msgspec.Struct, frozen=True):
@@ -60,16 +63,19 @@ def _scores(
 
     right = {name: TopAccuracy() for name in sessions}
     same = {name: agreement_for(sampling.task) for name in sessions}
-    for number, example in enumerate(sampling.measured, 1):
-        answers = {
-            name: _answer(session.run(example.feeds), example, sampling, output)
-            for name, session in sessions.items()
-        }
-        for name, given in answers.items():
-            same[name].add(answers["source"], given)
-            if sampling.task == "classification" and example.label is not None:
-                right[name].add(given, example.label)
-        progress(STAGE, number, len(sampling.measured))
+    done = 0
+    examples = iter(sampling.measured)
+    while block := list(islice(examples, BLOCK)):
+        expected: list[Any] = []
+        for name, session in sessions.items():  # the source comes first
+            given = [_answer(session.run(e.feeds), e, sampling, output) for e in block]
+            expected = expected or given
+            for example, reference, answer in zip(block, expected, given, strict=True):
+                same[name].add(reference, answer)
+                if sampling.task == "classification" and example.label is not None:
+                    right[name].add(answer, example.label)
+        done += len(block)
+        progress(STAGE, done, len(sampling.measured))
     return {name: Scores(_metric(right[name].top1), same[name].value) for name in sessions}
 
 
