@@ -25,6 +25,14 @@ def refine(model: ModelProto, samples: list[Feeds], *, even_channels: bool) -> N
     Args:
         even_channels: For an engine with one scale per activation; see ``equalize``.
     """
+    threads = require("threadpoolctl", extra="convert")
+    # One thread: OpenBLAS was seen to wait for its second one without end, 13 minutes in a product
+    # of matrices that takes a millisecond (numpy 2.4.6, beside the threads of ONNX Runtime).
+    with threads.threadpool_limits(1, user_api="blas"):
+        _refine(model, samples, even_channels=even_channels)
+
+
+def _refine(model: ModelProto, samples: list[Feeds], *, even_channels: bool) -> None:
     _complete(model)
     if even_channels:
         pairs = depthwise_pairs(model)

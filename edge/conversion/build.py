@@ -70,7 +70,9 @@ def build(
         if converter.name not in findings:
             findings[converter.name] = converter.check(model, plan.profile)
         samples = _watched(step, calibration, progress)
-        request = ConvertRequest(model, plan.profile, step.precision, calibration=samples)
+        request = ConvertRequest(
+            model, plan.profile, step.precision, calibration=samples, options=step.options
+        )
         into = folder / "variants" / step.id
         into.mkdir(parents=True)
         try:
@@ -93,7 +95,7 @@ def build(
 def _watched(step: Step, calibration: Samples | None, progress: Progress) -> _Counted | None:
     if step.precision != "int8" or calibration is None:
         return None
-    title = f"Calibrating {step.converter.engine}"
+    title = f"Calibrating {step.id}"
     return _Counted(calibration, lambda done, total: progress(title, done, total))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edge.conversion.report import Gate
+from edge.conversion.report import Gate, Refusal
 from edge.core.manifest import Metric, Variant
 from edge.core.profile import DeviceProfile
 
@@ -22,11 +22,12 @@ NOISE = 1.05
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """All variants, best first, and those of them that go into the bundle."""
+    """Variants, best first, those of them that go into the bundle, and recipes that did worse."""
 
     ranked: tuple[Variant, ...]
     kept: tuple[Variant, ...]
     gate: Gate
+    surpassed: tuple[Refusal, ...]
 
 
 def decide(
@@ -35,13 +36,14 @@ def decide(
     *,
     source_metric: Metric | None,
     max_drop: float | None,
-    keep_all: bool,
+    must_pass: bool,
     is_latency_valid: bool,
 ) -> Decision:
     """Choose among measured variants.
 
     Args:
-        keep_all: Keep every variant (a precision was asked for by name); else the best per engine.
+        must_pass: Keep the best per engine only if it passes; else (a precision was asked for by
+            name) in any case.
         is_latency_valid: Latency here says something of the device, so the fastest wins; else
             the profile's order of precisions and engines decides.
     """
@@ -49,6 +51,7 @@ def decide(
     default = DEFAULT_METRIC_DROP if source_metric else DEFAULT_AGREEMENT_DROP
     bound = default if max_drop is None else max_drop
     drops = {variant.id: _drop(variant, source_metric) for variant in variants}
+    variants, surpassed = _best_recipes(variants, drops, measure)
 
     def passes(variant: Variant) -> bool:
         drop = drops[variant.id]
@@ -68,13 +71,15 @@ def decide(
         )
 
     ranked = sorted(variants, key=rank)
-    kept = ranked if keep_all else _best_per_engine(ranked, drops, bound)
+    best = list({variant.engine: variant for variant in reversed(ranked)}.values())[::-1]
+    kept = [variant for variant in best if passes(variant)] if must_pass else best
+    kept = kept or ranked[:1]
     missed = [variant.id for variant in kept if not passes(variant)]
     gate = Gate(bound, measure, met=not missed, why=_why(kept, drops, bound, measure, missed))
-    best = msgspec.structs.replace(kept[0], chosen=True)
+    chosen = msgspec.structs.replace(kept[0], chosen=True)
     ids = {variant.id for variant in kept}
-    ranked = [best if variant.id == best.id else variant for variant in ranked]
-    return Decision(tuple(ranked), tuple(v for v in ranked if v.id in ids), gate)
+    ranked = [chosen if variant.id == chosen.id else variant for variant in ranked]
+    return Decision(tuple(ranked), tuple(v for v in ranked if v.id in ids), gate, surpassed)
 
 
 def _drop(variant: Variant, source_metric: Metric | None) -> float | None:
@@ -84,14 +89,26 @@ def _drop(variant: Variant, source_metric: Metric | None) -> float | None:
     return None if variant.agreement is None else 100.0 * (1.0 - variant.agreement)
 
 
-def _best_per_engine(
-    ranked: Sequence[Variant], drops: dict[str, float | None], bound: float
-) -> list[Variant]:
-    best: dict[str, Variant] = {}
-    for variant in ranked:
-        best.setdefault(variant.engine, variant)
-    passing = [v for v in best.values() if (d := drops[v.id]) is not None and d <= bound]
-    return passing or list(best.values())[:1]
+def _best_recipes(
+    variants: Sequence[Variant], drops: dict[str, float | None], measure: str
+) -> tuple[list[Variant], tuple[Refusal, ...]]:
+    """Of variants of one engine and precision, the one that loses least; of equals the first."""
+
+    def loss(variant: Variant) -> tuple[float, float]:
+        drop = drops[variant.id]
+        return (float("inf") if drop is None else drop, -(variant.agreement or 0.0))
+
+    best: dict[tuple[str, str], Variant] = {}
+    for variant in variants:
+        key = (variant.engine, variant.precision)
+        if key not in best or loss(variant) < loss(best[key]):
+            best[key] = variant
+    surpassed = tuple(
+        Refusal(variant.id, f"{_lost(drops[variant.id], measure)}, {chosen.id} does better")
+        for variant in variants
+        if (chosen := best[variant.engine, variant.precision]) is not variant
+    )
+    return list(best.values()), surpassed
 
 
 def _position(item: str, order: Sequence[str]) -> int:

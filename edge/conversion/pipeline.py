@@ -118,7 +118,7 @@ def _decide(
         request.profile,
         source_metric=measured.source.metric,
         max_drop=request.max_drop,
-        keep_all=request.precision != AUTO,
+        must_pass=request.precision == AUTO,
         is_latency_valid=is_latency_valid(request.profile),
     )
 
@@ -154,7 +154,7 @@ def _report(request: Request, found: _Findings) -> report.Report:
             for variant in decision.ranked
         ),
         gate=decision.gate,
-        tried=found.built.refused,
+        tried=(*found.built.refused, *decision.surpassed),
         data=found.sampling.title,
         findings=(*found.prepared.findings, *found.built.findings),
     )
@@ -162,9 +162,10 @@ def _report(request: Request, found: _Findings) -> report.Report:
 
 def _lay_out(parts: Path, outcome: report.Report, labels: tuple[str, ...]) -> None:
     """Leave in ``parts`` what the bundle is to hold."""
-    for row in outcome.variants:
-        if not row.in_bundle:
-            shutil.rmtree(parts / "variants" / row.id)
+    kept = {row.id for row in outcome.variants if row.in_bundle}
+    for folder in (parts / "variants").iterdir():
+        if folder.name not in kept:
+            shutil.rmtree(folder)
     (parts / REPORT).parent.mkdir()
     (parts / REPORT).write_bytes(msgspec.json.format(msgspec.json.encode(outcome), indent=1))
     if labels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -17,14 +18,17 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One variant to make."""
+    """One variant to make, by one of its converter's recipes."""
 
     converter: Converter
     precision: str
+    recipe: str = ""
+    options: dict[str, Any] = {}
 
     @property
     def id(self) -> str:
-        return f"{self.converter.engine}-{self.precision}"
+        name = f"{self.converter.engine}-{self.precision}"
+        return f"{name}-{self.recipe}" if self.recipe else name
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -68,7 +72,10 @@ def make_plan(
             if name == "int8" and not has_calibration:
                 refused.append(Refusal(f"{engine}-int8", "needs calibration samples (--calib)"))
             elif name in converter.precisions:
-                steps.append(Step(converter, name))
+                steps += [
+                    Step(converter, name, recipe, options)
+                    for recipe, options in converter.recipes(name).items()
+                ]
             elif precision != AUTO:
                 refused.append(Refusal(f"{engine}-{name}", "its converter does not write it"))
     if not steps:

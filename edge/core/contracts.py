@@ -155,6 +155,13 @@ class Converter(Protocol):
         """Say what of ``model`` the profile's engine will not take, before any work is done."""
         ...
 
+    def recipes(self, precision: str) -> dict[str, dict[str, Any]]:
+        """Ways to reach ``precision`` that are worth comparing: name -> ``ConvertRequest.options``.
+
+        The usual one comes first and has an empty name.
+        """
+        ...
+
     def convert(self, request: ConvertRequest, into: Path) -> Variant:
         """Write the files into the empty folder ``into`` and describe them.
 

@@ -38,7 +38,7 @@ def _decide(variants=SET, **changes):  # type: ignore[no-untyped-def]
     arguments = {
         "source_metric": Metric("top1", 90.0),
         "max_drop": 0.5,
-        "keep_all": False,
+        "must_pass": True,
         "is_latency_valid": True,
     }
     return decide(variants, load_profile("host"), **{**arguments, **changes})
@@ -72,7 +72,7 @@ def test_latency_of_another_machine_does_not_decide():
 
 
 def test_named_precision_is_kept_and_its_miss_is_said():
-    decision = _decide(SET[1:2], keep_all=True)
+    decision = _decide(SET[1:2], must_pass=False)
     assert [v.id for v in decision.kept] == ["onnxruntime-int8"]
     assert not decision.gate.met
     assert decision.gate.why == "onnxruntime-int8 loses 2.00 points of top1; 0.5 allowed"
@@ -91,3 +91,17 @@ def test_gain_is_no_loss():
     decision = _decide((better,), max_drop=0.0)
     assert decision.gate.met
     assert "gains 0.40 points" in decision.gate.why
+
+
+def test_of_two_recipes_the_one_that_loses_less_stands_and_the_other_is_told():
+    plain = msgspec.structs.replace(SET[3], id="openvino-int8-plain", metric=Metric("top1", 89.9))
+    decision = _decide((SET[3], plain))
+    assert [variant.id for variant in decision.ranked] == ["openvino-int8-plain"]
+    (told,) = decision.surpassed
+    assert told.id == "openvino-int8"
+    assert told.why == "loses 0.20 points of top1, openvino-int8-plain does better"
+
+
+def test_of_equal_recipes_the_first_stands():
+    plain = msgspec.structs.replace(SET[3], id="openvino-int8-plain")
+    assert [variant.id for variant in _decide((SET[3], plain)).ranked] == ["openvino-int8"]

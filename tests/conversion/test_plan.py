@@ -16,6 +16,9 @@ class _Converter:
         self.precisions = precisions
         self._reason = reason
 
+    def recipes(self, precision: str) -> dict[str, dict[str, object]]:
+        return {"": {}, "plain": {"refine": False}} if precision == "int8" else {"": {}}
+
     def availability(self) -> Availability:
         return Availability(ready=not self._reason, reason=self._reason)
 
@@ -36,15 +39,17 @@ def _make(precision="auto", *, has_calibration=True, engines=()):  # type: ignor
     )
 
 
-def test_auto_makes_every_legal_precision_of_every_engine(converters):
+def test_auto_makes_every_legal_precision_of_every_engine_by_every_recipe(converters):
     assert {step.id for step in _make().steps} == {
         "onnxruntime-fp32",
         "onnxruntime-fp16",
         "onnxruntime-int8",
+        "onnxruntime-int8-plain",
         "openvino-fp32",
         "openvino-bf16",
         "openvino-fp16",
         "openvino-int8",
+        "openvino-int8-plain",
     }
 
 
