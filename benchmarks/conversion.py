@@ -20,6 +20,7 @@ import numpy as np
 import sound
 
 import edge
+from edge.conversion.opening import machine
 from edge.conversion.report import Report
 
 HERE = Path(__file__).parent
@@ -107,9 +108,9 @@ def speed_over_own_fp32(report: Report, engine: str, p50: float) -> str:
     return f"{base[0].latency_ms.p50 / p50:.2f}×" if base and base[0].latency_ms else ""
 
 
-def markdown(reports: dict[str, Report | str], machine: str) -> str:
+def markdown(reports: dict[str, Report | str], where: str) -> str:
     """One table over all models; the chosen variant in bold."""
-    lines = INTRODUCTION.format(machine=machine).splitlines()
+    lines = INTRODUCTION.format(machine=where).splitlines()
     for name, report in reports.items():
         if isinstance(report, str):
             lines.append(f"| {name} | refused: {report} | | | | | | |")
@@ -132,6 +133,16 @@ def markdown(reports: dict[str, Report | str], machine: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(reports: dict[str, Report | str]) -> None:
+    """The table and its figures; after every model, so that a long run can be cut short."""
+    results = HERE / "results"
+    results.mkdir(exist_ok=True)
+    (results / "conversion.md").write_text(markdown(reports, machine()))
+    (results / "conversion.json").write_bytes(
+        msgspec.json.format(msgspec.json.encode(reports), indent=1) + b"\n"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
@@ -148,17 +159,9 @@ def main() -> int:
         with contextlib.redirect_stdout(sys.stderr):
             reports[model.stem] = convert(model, args.data)
         print(f"{model.stem}: done", file=sys.stderr)
-    from edge.conversion.opening import machine
-
-    table = markdown(reports, machine())
-    print(table)
-    if not args.only:
-        results = HERE / "results"
-        results.mkdir(exist_ok=True)
-        (results / "conversion.md").write_text(table)
-        (results / "conversion.json").write_bytes(
-            msgspec.json.format(msgspec.json.encode(reports), indent=1) + b"\n"
-        )
+        if not args.only:
+            write(reports)
+    print(markdown(reports, machine()))
     return 0
 
 
