@@ -129,7 +129,9 @@ def markdown(reports: dict[str, Report | str], where: str) -> str:
                 f"| | {title} | {row.size_bytes / 1e6:.2f} | {top1} | {agreement} "
                 f"| {row.latency_ms.p50:.2f} | {row.speedup:.2f}× | {own} |"
             )
-        lines += [f"| | refused {item.id}: {item.why} | | | | | | |" for item in report.tried]
+        for why in dict.fromkeys(item.why for item in report.tried):
+            names = ", ".join(item.id for item in report.tried if item.why == why)
+            lines.append(f"| | refused {names}: {why} | | | | | | |")
     return "\n".join(lines) + "\n"
 
 

@@ -91,12 +91,21 @@ def print_report(report: Report, bundle: Path) -> None:
             ("✓ gate" if report.gate.met else "✗ gate missed", report.gate.why),
             ("data", report.data),
             *((row.id, note) for row in report.variants for note in row.notes),
-            *((f"left out {refusal.id}", refusal.why) for refusal in report.tried),
+            *(
+                (f"left out {_named(report, why)}", why)
+                for why in dict.fromkeys(refusal.why for refusal in report.tried)
+            ),
         ]
     )
     size = _output.size_text(bundle.stat().st_size)
     _output.say()
     _output.say(f"[bold green]→ {bundle}[/]  {size}   ● chosen  ○ also in the bundle")
+
+
+def _named(report: Report, why: str) -> str:
+    """Those that were left out for one reason: the first of them, and how many more."""
+    names = [refusal.id for refusal in report.tried if refusal.why == why]
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _source_row(report: Report) -> list[str]:

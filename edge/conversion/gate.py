@@ -71,7 +71,8 @@ def decide(
         )
 
     ranked = sorted(variants, key=rank)
-    best = list({variant.engine: variant for variant in reversed(ranked)}.values())[::-1]
+    engines = dict.fromkeys(variant.engine for variant in ranked)
+    best = [next(v for v in ranked if v.engine == engine) for engine in engines]
     kept = [variant for variant in best if passes(variant)] if must_pass else best
     kept = kept or ranked[:1]
     missed = [variant.id for variant in kept if not passes(variant)]

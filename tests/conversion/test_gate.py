@@ -105,3 +105,15 @@ def test_of_two_recipes_the_one_that_loses_less_stands_and_the_other_is_told():
 def test_of_equal_recipes_the_first_stands():
     plain = msgspec.structs.replace(SET[3], id="openvino-int8-plain")
     assert [variant.id for variant in _decide((SET[3], plain)).ranked] == ["openvino-int8"]
+
+
+def test_chosen_one_is_the_fastest_whichever_engine_is_last_in_the_ranking():
+    variants = (
+        _variant("onnxruntime", "int8", 90.0, 1.0, 1.5),
+        _variant("onnxruntime", "fp32", 90.0, 1.0, 2.0),
+        _variant("openvino", "int8", 90.0, 1.0, 0.9),
+        _variant("openvino", "fp32", 90.0, 1.0, 2.4),
+    )
+    decision = _decide(variants)
+    assert [variant.id for variant in decision.kept] == ["openvino-int8", "onnxruntime-int8"]
+    assert [variant.chosen for variant in decision.ranked] == [True, False, False, False]
