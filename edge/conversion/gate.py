@@ -105,7 +105,7 @@ def _best_recipes(
         if key not in best or loss(variant) < loss(best[key]):
             best[key] = variant
     surpassed = tuple(
-        Refusal(variant.id, f"{_lost(drops[variant.id], measure)}, {chosen.id} does better")
+        Refusal(variant.id, f"{_lost(drops[variant.id], measure)}; {chosen.id} is kept")
         for variant in variants
         if (chosen := best[variant.engine, variant.precision]) is not variant
     )

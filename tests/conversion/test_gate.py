@@ -99,7 +99,7 @@ def test_of_two_recipes_the_one_that_loses_less_stands_and_the_other_is_told():
     assert [variant.id for variant in decision.ranked] == ["openvino-int8-plain"]
     (told,) = decision.surpassed
     assert told.id == "openvino-int8"
-    assert told.why == "loses 0.20 points of top1, openvino-int8-plain does better"
+    assert told.why == "loses 0.20 points of top1; openvino-int8-plain is kept"
 
 
 def test_of_equal_recipes_the_first_stands():
