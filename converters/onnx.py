@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters._quantization import onnx_int8
+from converters._quantization.refinement import RECIPES
 from converters._quantization.samples import require_samples
-from edge.core.contracts import Availability, ConvertRequest, Finding
+from edge.core.contracts import Availability, ConvertRequest, Finding, shape_findings
 from edge.core.errors import MissingDependencyError, ModelError
 from edge.core.lazy import require
 from edge.core.manifest import FileEntry, Variant
@@ -57,22 +58,18 @@ class OnnxConverter:
             opened = _open(model)
         except ModelError as error:
             return [Finding("error", str(error), hint=error.hint)]
-        return _shape_findings(_specs(opened.get_inputs()), profile)
+        return shape_findings(_specs(opened.get_inputs()), profile)
 
     def recipes(self, precision: str) -> dict[str, dict[str, Any]]:
-        """INT8 with the weights rounded so that errors cancel out, or each to its nearest step.
-
-        The former is nearer to float on most networks; on some, SqueezeNet 1.1 for one, it costs
-        more right answers, and nothing but the evaluation tells.
-        """
-        return {"": {}, "plain": {"refine": False}} if precision == "int8" else {"": {}}
+        """Two for INT8; see ``refinement.RECIPES``."""
+        return RECIPES if precision == "int8" else {"": {}}
 
     def convert(self, request: ConvertRequest, into: Path) -> Variant:
         """Write ``model.onnx``."""
         onnx = require("onnx", extra=EXTRA)
         source = _open(request.model)
         inputs = _specs(source.get_inputs())
-        for finding in _shape_findings(inputs, request.profile):
+        for finding in shape_findings(inputs, request.profile):
             raise ModelError(finding.message, hint=finding.hint)
         model = onnx.load_model(request.model)
         notes: tuple[str, ...] = ()
@@ -196,20 +193,6 @@ def _opset(model: ModelProto) -> int:
 
 def _is_arm(profile: DeviceProfile) -> bool:
     return profile.device.arch in ("aarch64", "arm64")
-
-
-def _shape_findings(inputs: tuple[TensorSpec, ...], profile: DeviceProfile) -> list[Finding]:
-    if not profile.shapes.static:
-        return []
-    return [
-        Finding(
-            "error",
-            f"input {spec.name!r} is {spec.shape_text}; {profile.name} takes fixed shapes only",
-            hint="fix them with --batch or --shape",
-        )
-        for spec in inputs
-        if not spec.is_static
-    ]
 
 
 def _specs(tensors: list[Any]) -> tuple[TensorSpec, ...]:

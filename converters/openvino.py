@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from converters._quantization import openvino_int8
+from converters._quantization.refinement import RECIPES
 from converters._quantization.samples import require_samples
-from edge.core.contracts import Availability, ConvertRequest, Finding
+from edge.core.contracts import Availability, ConvertRequest, Finding, shape_findings
 from edge.core.errors import ModelError
 from edge.core.lazy import require
 from edge.core.manifest import FileEntry, Variant
@@ -53,22 +54,18 @@ class OpenVINOConverter:
             imported = _import(model)
         except ModelError as error:
             return [Finding("error", str(error), hint=error.hint)]
-        return _shape_findings(_specs(imported.inputs), profile)
+        return shape_findings(_specs(imported.inputs), profile)
 
     def recipes(self, precision: str) -> dict[str, dict[str, Any]]:
-        """INT8 with the weights rounded so that errors cancel out, or each to its nearest step.
-
-        The former is nearer to float on most networks; on some, SqueezeNet 1.1 for one, it costs
-        more right answers, and nothing but the evaluation tells.
-        """
-        return {"": {}, "plain": {"refine": False}} if precision == "int8" else {"": {}}
+        """Two for INT8; see ``refinement.RECIPES``."""
+        return RECIPES if precision == "int8" else {"": {}}
 
     def convert(self, request: ConvertRequest, into: Path) -> Variant:
         """Write ``model.xml`` and ``model.bin``."""
         openvino = require("openvino", extra=EXTRA)
         model = _import(request.model)
         inputs, outputs = _specs(model.inputs), _specs(model.outputs)
-        for finding in _shape_findings(inputs, request.profile):
+        for finding in shape_findings(inputs, request.profile):
             raise ModelError(finding.message, hint=finding.hint)
         tools = ["openvino"]
         notes: tuple[str, ...] = ()
@@ -171,20 +168,6 @@ def _fits_fp16(model: OvModel) -> bool:
         for constant in constants
         if constant.get_element_type().get_type_name() == "f32"
     )
-
-
-def _shape_findings(inputs: tuple[TensorSpec, ...], profile: DeviceProfile) -> list[Finding]:
-    if not profile.shapes.static:
-        return []
-    return [
-        Finding(
-            "error",
-            f"input {spec.name!r} is {spec.shape_text}; {profile.name} takes fixed shapes only",
-            hint="fix them with --batch or --shape",
-        )
-        for spec in inputs
-        if not spec.is_static
-    ]
 
 
 def _specs(ports: list[Any]) -> tuple[TensorSpec, ...]:

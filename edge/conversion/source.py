@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edge.conversion import graph
-from edge.core.contracts import Finding
+from edge.core.contracts import Finding, shape_findings
 from edge.core.errors import ModelError
 from edge.core.lazy import require
 from edge.core.profile import DeviceProfile
@@ -186,23 +186,6 @@ def _steps(model: ModelProto, profile: DeviceProfile) -> Iterator[tuple[str, Ste
     if graph.opset_of(model) < target:
         yield f"raising to opset {target}", lambda m: graph.raise_opset(m, target)
     yield "simplification (onnxslim)", lambda m: require("onnxslim", extra="convert").slim(m)
-
-
-def shape_findings(inputs: tuple[TensorSpec, ...], profile: DeviceProfile) -> list[Finding]:
-    """An error for each input with a dynamic shape on a device that takes fixed ones only."""
-    if not profile.shapes.static:
-        return []
-    return [
-        Finding(
-            "error",
-            f"input {spec.name!r} has the dynamic shape {spec.shape_text}; "
-            f"{profile.name} takes fixed shapes only",
-            hint="fix the batch axis with --batch 1, or every axis with --shape "
-            f"{spec.name}={'x'.join('1' if isinstance(d, str) else str(d) for d in spec.shape)}",
-        )
-        for spec in inputs
-        if not spec.is_static
-    ]
 
 
 def _left_out(what: str, why: str) -> Finding:

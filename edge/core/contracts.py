@@ -122,6 +122,23 @@ class Finding(msgspec.Struct, frozen=True):
     nodes: tuple[str, ...] = ()
 
 
+def shape_findings(inputs: tuple[TensorSpec, ...], profile: DeviceProfile) -> list[Finding]:
+    """An error for each input with a dynamic shape on a device that takes fixed ones only."""
+    if not profile.shapes.static:
+        return []
+    return [
+        Finding(
+            "error",
+            f"input {spec.name!r} has the dynamic shape {spec.shape_text}; "
+            f"{profile.name} takes fixed shapes only",
+            hint="fix the batch axis with --batch 1, or every axis with --shape "
+            f"{spec.name}={'x'.join('1' if isinstance(d, str) else str(d) for d in spec.shape)}",
+        )
+        for spec in inputs
+        if not spec.is_static
+    ]
+
+
 class Samples(Protocol):
     """Prepared inputs, each with its batch axis of 1; can be gone through more than once."""
 
