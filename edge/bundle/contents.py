@@ -27,6 +27,11 @@ class _Versioned(msgspec.Struct):
     schema: int
 
 
+# Made at import, by one thread: msgspec crashes where two learn a type at once.
+_decode_version = msgspec.json.Decoder(_Versioned).decode
+_decode_manifest = msgspec.json.Decoder(Manifest).decode
+
+
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of ``manifest.json``: the same for equal manifests, readable by people."""
     compact = msgspec.json.encode(manifest, order="deterministic")
@@ -40,13 +45,13 @@ def decode_manifest(data: bytes) -> Manifest:
         BundleError: It is of another schema, has unknown or wrong values, or contradicts itself.
     """
     try:
-        schema = msgspec.json.decode(data, type=_Versioned).schema
+        schema = _decode_version(data).schema
         if schema != SCHEMA:
             raise BundleError(
                 f"the manifest has schema {schema}, this edge reads {SCHEMA}",
                 hint="upgrade edge here, or convert the model again with this version",
             )
-        manifest = msgspec.json.decode(data, type=Manifest)
+        manifest = _decode_manifest(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is not valid: {error}") from error
     _check(manifest)

@@ -150,6 +150,11 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     sources: dict[str, str] = {}
 
 
+# msgspec learns a type when it first meets it, and crashes where two threads do that at once (seen
+# with 0.22, one in 40 starts of a server with telemetry). Importing is done by one.
+msgspec.json.Decoder(DeviceProfile)
+
+
 def profile_names() -> list[str]:
     """Names of all profiles, sorted."""
     return plugins.stems(PACKAGE, ".toml")
