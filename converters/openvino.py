@@ -10,7 +10,7 @@ from typing import Any
 from converters._quantization import openvino_int8
 from converters._quantization.refinement import RECIPES
 from converters._quantization.samples import require_samples
-from edge.core.contracts import Availability, ConvertRequest, Finding, shape_findings
+from edge.core.contracts import Availability, ConvertRequest, Finding, Recipe, shape_findings
 from edge.core.errors import ModelError
 from edge.core.lazy import require
 from edge.core.manifest import FileEntry, Variant
@@ -56,9 +56,9 @@ class OpenVINOConverter:
             return [Finding("error", str(error), hint=error.hint)]
         return shape_findings(_specs(imported.inputs), profile)
 
-    def recipes(self, precision: str) -> dict[str, dict[str, Any]]:
+    def recipes(self, precision: str) -> dict[str, Recipe]:
         """Two for INT8; see ``refinement.RECIPES``."""
-        return RECIPES if precision == "int8" else {"": {}}
+        return RECIPES if precision == "int8" else {"": Recipe()}
 
     def convert(self, request: ConvertRequest, into: Path) -> Variant:
         """Write ``model.xml`` and ``model.bin``."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from converters._quantization.bias import correct_biases, correctable
 from converters._quantization.equalization import depthwise_pairs, equalize
 from converters._quantization.rounding import round_weights
 from converters._quantization.statistics import channel_statistics
+from edge.core.contracts import Recipe
 from edge.core.lazy import require
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RECIPES: dict[str, dict[str, Any]] = {"": {}, "plain": {"refine": False}}
+RECIPES = {
+    "": Recipe(needs_samples=True),
+    "plain": Recipe({"refine": False}, needs_samples=True),
+}
 """INT8 with the weights rounded so that errors cancel out, or each to its nearest step. The former
 is nearer to float on most networks; on some, SqueezeNet 1.1 for one, it costs more right answers,
 and nothing but the evaluation tells."""

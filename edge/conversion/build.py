@@ -71,7 +71,7 @@ def build(
             findings[converter.name] = converter.check(model, plan.profile)
         samples = _watched(step, calibration, progress)
         request = ConvertRequest(
-            model, plan.profile, step.precision, calibration=samples, options=step.options
+            model, plan.profile, step.precision, calibration=samples, options=step.recipe.options
         )
         into = folder / "variants" / step.id
         into.mkdir(parents=True)
@@ -93,7 +93,7 @@ def build(
 
 
 def _watched(step: Step, calibration: Samples | None, progress: Progress) -> _Counted | None:
-    if step.precision != "int8" or calibration is None:
+    if not step.recipe.needs_samples or calibration is None:
         return None
     title = f"Calibrating {step.id}"
     return _Counted(calibration, lambda done, total: progress(title, done, total))

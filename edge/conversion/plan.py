@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from edge.conversion.report import Refusal
 from edge.core import plugins
-from edge.core.contracts import Converter
+from edge.core.contracts import Converter, Recipe
 from edge.core.errors import InputError, UnsupportedError
 from edge.core.profile import DeviceProfile
 
 AUTO = "auto"
+NO_SAMPLES = "needs calibration samples (--calib)"
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 
 
@@ -22,13 +22,13 @@ class Step(msgspec.Struct, frozen=True):
 
     converter: Converter
     precision: str
-    recipe: str = ""
-    options: dict[str, Any] = {}
+    title: str = ""
+    recipe: Recipe = Recipe()
 
     @property
     def id(self) -> str:
         name = f"{self.converter.engine}-{self.precision}"
-        return f"{name}-{self.recipe}" if self.recipe else name
+        return f"{name}-{self.title}" if self.title else name
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -48,7 +48,7 @@ def make_plan(
         precision: One of ``PRECISIONS``, or ``auto`` for all that the profile prefers.
         engines: Only these of the profile's engines; empty takes all.
     Raises:
-        InputError: The device does not take the precision, or INT8 without calibration data.
+        InputError: The device does not take the precision, or there are no samples for it.
         UnsupportedError: Nothing is left to make.
     """
     legal = profile.precision.legal
@@ -56,8 +56,6 @@ def make_plan(
         raise InputError(
             f"{profile.name} does not run {precision}", hint=f"it takes {', '.join(legal)} or auto"
         )
-    if precision == "int8" and not has_calibration:
-        raise InputError("int8 needs real samples to calibrate on", hint="add --calib IMAGES/")
     wanted = [p for p in PRECISIONS if p in legal] if precision == AUTO else [precision]
     converters = {converter.engine: converter for converter in plugins.converters().values()}
     steps: list[Step] = []
@@ -69,16 +67,20 @@ def make_plan(
             refused.append(Refusal(engine, reason))
             continue
         for name in wanted:
-            if name == "int8" and not has_calibration:
-                refused.append(Refusal(f"{engine}-int8", "needs calibration samples (--calib)"))
-            elif name in converter.precisions:
-                steps += [
-                    Step(converter, name, recipe, options)
-                    for recipe, options in converter.recipes(name).items()
-                ]
+            if name in converter.precisions:
+                for title, recipe in converter.recipes(name).items():
+                    step = Step(converter, name, title, recipe)
+                    if recipe.needs_samples and not has_calibration:
+                        refused.append(Refusal(step.id, NO_SAMPLES))
+                    else:
+                        steps.append(step)
             elif precision != AUTO:
                 refused.append(Refusal(f"{engine}-{name}", "its converter does not write it"))
     if not steps:
+        if not has_calibration and all(item.why == NO_SAMPLES for item in refused):
+            raise InputError(
+                f"{precision} needs real samples to calibrate on", hint="add --calib IMAGES/"
+            )
         reasons = "; ".join(f"{item.id}: {item.why}" for item in refused)
         raise UnsupportedError(f"nothing can be made for {profile.name}: {reasons}")
     return Plan(profile, tuple(steps), tuple(refused))

@@ -25,7 +25,12 @@ class SourceRow(msgspec.Struct, frozen=True):
 
 
 class VariantRow(msgspec.Struct, frozen=True):
-    """One variant; ``speedup`` is the source's p50 over its own, measured alternating."""
+    """One variant; ``speedup`` is the source's p50 over its own, measured alternating.
+
+    ``is_on_front``: no other variant is at once as accurate, as fast and as small. ``placement``
+    is the share of nodes by device or provider; ``joules`` the energy of one inference, where a
+    sensor exists.
+    """
 
     id: str
     engine: str
@@ -39,6 +44,9 @@ class VariantRow(msgspec.Struct, frozen=True):
     chosen: bool
     in_bundle: bool
     notes: tuple[str, ...] = ()
+    is_on_front: bool = False
+    placement: dict[str, float] = {}
+    joules: float | None = None
 
 
 class Gate(msgspec.Struct, frozen=True):
@@ -57,8 +65,78 @@ class Refusal(msgspec.Struct, frozen=True):
     why: str
 
 
+class Trial(msgspec.Struct, frozen=True):
+    """One attempt of the repair ladder, in the order in which they were made.
+
+    ``what`` says what was changed, such as ``3 nodes in float``; ``loss`` is in points of the
+    gate's measure, ``sqnr_db`` how near the outputs are to the source's.
+    """
+
+    id: str
+    what: str
+    loss: float | None
+    sqnr_db: float | None
+    passed: bool
+    seconds: float
+
+
+class LayerError(msgspec.Struct, frozen=True):
+    """How far one tensor of a variant is from the source's, over some samples.
+
+    ``sqnr_db`` is the signal to noise ratio in dB, ``cosine`` the similarity, 1 for equal ones.
+    """
+
+    name: str
+    op: str
+    sqnr_db: float
+    cosine: float
+
+
+class Disagreement(msgspec.Struct, frozen=True):
+    """A sample to which the chosen variant answers otherwise than the source.
+
+    ``thumbnail`` is a JPEG as a ``data:`` URI, empty for samples that are no pictures.
+    """
+
+    sample: str
+    expected: str
+    got: str
+    thumbnail: str = ""
+
+
+class MemoryStep(msgspec.Struct, frozen=True):
+    """Bytes of activations alive while ``node`` runs."""
+
+    node: str
+    op: str
+    live_bytes: int
+
+
+class MemoryEstimate(msgspec.Struct, frozen=True):
+    """An estimate for FP32 and one sample, by liveness over the graph in its order."""
+
+    weight_bytes: int
+    peak_bytes: int
+    steps: tuple[MemoryStep, ...]
+
+
+class Provenance(msgspec.Struct, frozen=True):
+    """Where a bundle came from. ``data`` maps the role of samples to the SHA-256 of them all."""
+
+    created_with: str
+    created_at: str
+    machine: str
+    tools: dict[str, str]
+    source: str
+    data: dict[str, str]
+    options: dict[str, str]
+
+
 class Report(msgspec.Struct, frozen=True):
-    """What ``edge convert --json`` prints. ``data`` says on which samples figures were taken."""
+    """What ``edge convert --json`` prints. ``data`` says on which samples figures were taken.
+
+    ``layers`` has the errors by layer of some variants, by their ids, in execution order.
+    """
 
     schema: int
     model: ModelIdentity
@@ -69,6 +147,11 @@ class Report(msgspec.Struct, frozen=True):
     tried: tuple[Refusal, ...]
     data: str
     findings: tuple[Finding, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    layers: dict[str, tuple[LayerError, ...]] = {}
+    disagreements: tuple[Disagreement, ...] = ()
+    memory: MemoryEstimate | None = None
+    provenance: Provenance | None = None
 
 
 def variant_row(variant: Variant, source: SourceRow, *, in_bundle: bool) -> VariantRow:

@@ -157,6 +157,13 @@ class ConvertRequest(msgspec.Struct, frozen=True):
     options: dict[str, Any] = {}
 
 
+class Recipe(msgspec.Struct, frozen=True):
+    """One way to reach a precision: ``ConvertRequest.options``, and whether it asks for samples."""
+
+    options: dict[str, Any] = {}
+    needs_samples: bool = False
+
+
 class Converter(Protocol):
     """Writes variants for one engine. ``precisions`` are those it knows how to write."""
 
@@ -172,8 +179,8 @@ class Converter(Protocol):
         """Say what of ``model`` the profile's engine will not take, before any work is done."""
         ...
 
-    def recipes(self, precision: str) -> dict[str, dict[str, Any]]:
-        """Ways to reach ``precision`` that are worth comparing: name -> ``ConvertRequest.options``.
+    def recipes(self, precision: str) -> dict[str, Recipe]:
+        """Ways to reach ``precision`` that are worth comparing, by name.
 
         The usual one comes first and has an empty name.
         """

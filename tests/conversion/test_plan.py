@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge.conversion import plan as planning
-from edge.core.contracts import Availability
+from edge.core.contracts import Availability, Recipe
 from edge.core.errors import InputError, UnsupportedError
 from edge.core.profile import load_profile
 
@@ -16,8 +16,10 @@ class _Converter:
         self.precisions = precisions
         self._reason = reason
 
-    def recipes(self, precision: str) -> dict[str, dict[str, object]]:
-        return {"": {}, "plain": {"refine": False}} if precision == "int8" else {"": {}}
+    def recipes(self, precision: str) -> dict[str, Recipe]:
+        if precision != "int8":
+            return {"": Recipe()}
+        return {name: Recipe(needs_samples=True) for name in ("", "plain")}
 
     def availability(self) -> Availability:
         return Availability(ready=not self._reason, reason=self._reason)
@@ -57,8 +59,9 @@ def test_without_samples_int8_is_left_out_with_the_reason(converters):
     plan = _make(has_calibration=False)
     assert not any(step.precision == "int8" for step in plan.steps)
     assert {item.id: item.why for item in plan.refused} == {
-        "onnxruntime-int8": "needs calibration samples (--calib)",
-        "openvino-int8": "needs calibration samples (--calib)",
+        f"{engine}-int8{suffix}": "needs calibration samples (--calib)"
+        for engine in ("onnxruntime", "openvino")
+        for suffix in ("", "-plain")
     }
 
 
