@@ -157,6 +157,8 @@ def _quiet() -> Iterator[None]:
 def _import_nncf() -> None:
     """Import NNCF, which replaces the class of all loggers made later and logs on stdout."""
     logger_class = logging.getLoggerClass()
+    # Where PyTorch is installed too, NNCF imports it, and it warns of CUDA compilers without a GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
         require("nncf", extra="convert")
     finally:
