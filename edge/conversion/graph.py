@@ -11,9 +11,23 @@ from edge.core.lazy import require
 from edge.core.tensor import Dim, TensorSpec
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto
+    from onnx import (
+        GraphProto,
+        ModelProto,
+        NodeProto,
+        TensorProto,
+        TensorShapeProto,
+        ValueInfoProto,
+    )
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+INFINITY = "infinity"
+
+FLOATS = ("FLOAT", "DOUBLE", "BFLOAT")
+"""What the names of ONNX's types of floats start with."""
 
 
 def opset_of(model: ModelProto) -> int:
@@ -30,6 +44,11 @@ def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
                 yield from all_nodes(attribute.g)
             for subgraph in attribute.graphs:
                 yield from all_nodes(subgraph)
+
+
+def label(node: NodeProto) -> str:
+    """The node's name; for one without, the name of the first tensor it writes."""
+    return node.name or next(filter(None, node.output), node.op_type)
 
 
 def op_counts(model: ModelProto) -> dict[str, int]:
@@ -67,6 +86,50 @@ def unknown_ops(model: ModelProto) -> dict[str, list[str]]:
             op = f"{domain}::{node.op_type}" if domain else node.op_type
             found.setdefault(op, []).append(node.name or f"#{index}")
     return found
+
+
+def broken_weights(model: ModelProto) -> dict[str, str]:
+    """Nodes whose weights hold what no number is -> what they hold, and which weight it is.
+
+    NaN is broken anywhere, infinity only as a factor: masks add it or choose it.
+    """
+    held: dict[str, str] = {}
+    for graph in _graphs(model.graph):
+        constants = [(n, a.t) for n in graph.node if n.op_type == "Constant" for a in n.attribute]
+        tensors = [(tensor.name, tensor) for tensor in graph.initializer]
+        tensors += [(node.output[0], tensor) for node, tensor in constants if tensor.data_type]
+        held |= {name: what for name, tensor in tensors if (what := _not_finite(tensor))}
+    found: dict[str, str] = {}
+    for node in all_nodes(model.graph) if held else ():
+        for index, name in enumerate(node.input):
+            is_factor = node.op_type in WEIGHTED and index < 2
+            if name in held and (is_factor or held[name] != INFINITY):
+                found.setdefault(label(node), f"{held[name]} in {name}")
+    return found
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """``graph`` and every subgraph in it."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for subgraph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from _graphs(subgraph)
+
+
+def _not_finite(tensor: TensorProto) -> str:
+    """What the tensor holds that is no number; nothing for a sound one."""
+    onnx = require("onnx", extra="convert")
+    np = require("numpy", extra="convert")
+    try:
+        if not onnx.TensorProto.DataType.Name(tensor.data_type).startswith(FLOATS):
+            return ""
+        values = onnx.numpy_helper.to_array(tensor)
+    except ValueError:  # an unknown type, or more or less data than the shape says
+        return "unreadable data"
+    if np.isfinite(values).all():
+        return ""
+    return "NaN" if np.isnan(values).any() else INFINITY
 
 
 def drop_initializer_inputs(model: ModelProto) -> None:

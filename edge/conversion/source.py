@@ -152,6 +152,14 @@ def check_model(model: ModelProto, profile: DeviceProfile) -> None:
         raise ModelError(f"the model can not be checked: {_first_line(error)}") from error
     if not model.graph.output:
         raise ModelError("the model has no outputs")
+    broken = graph.broken_weights(model)
+    if broken:
+        named = "; ".join(f"node {node} has {what}" for node, what in list(broken.items())[:3])
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise ModelError(
+            f"{len(broken)} of the model's nodes have broken weights: {named}{more}",
+            hint="training diverged, or the export did: take another checkpoint",
+        )
 
 
 def clean(
