@@ -1,0 +1,227 @@
+"""Errors by layer: how far the values inside a variant are from those inside its source."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from edge.conversion.report import LayerError
+from edge.conversion.tapping import Node, TappedFile, open_tapped
+from edge.core import plugins
+from edge.core.contracts import main_file
+from edge.core.errors import InputError
+from edge.core.manifest import FileEntry, Variant
+from edge.core.profile import load_profile
+
+if TYPE_CHECKING:
+    from edge.core.contracts import Session
+    from edge.core.tensor import Array, Feeds
+
+log = logging.getLogger(__name__)
+
+CAP_DB = 120.0
+"""Of equal values, and with a minus of those that are no numbers: JSON has no infinity."""
+
+CHUNK_TENSORS = 256
+CHUNK_BYTES = 2**27
+"""What comes out of a model in one run. A model with more is run several times."""
+
+
+class ModelForm(msgspec.Struct, frozen=True):
+    """A model as one engine runs it; the files of ``variant`` lie in ``folder``."""
+
+    variant: Variant
+    folder: Path
+
+
+class LayerRow(msgspec.Struct, frozen=True):
+    """The error of one layer, and by how many dB it is worse than the worst that it reads.
+
+    ``fall_db`` is None for a layer that nothing comparable comes before.
+    """
+
+    error: LayerError
+    fall_db: float | None
+    is_output: bool
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Layers in execution order; ``skipped`` counts those without a counterpart."""
+
+    rows: tuple[LayerRow, ...]
+    skipped: int
+
+
+def layer_errors(
+    source: Path, variant: Variant, folder: Path, samples: Iterable[Feeds]
+) -> tuple[LayerError, ...]:
+    """The error of every layer of ``variant`` that ``source`` has too, in execution order.
+
+    Args:
+        source: The FP32 ONNX file that the variant, whose files lie in ``folder``, was made of.
+        samples: 8 to 16 do: sums over all values of a tensor change little with more.
+    Raises:
+        InputError: They have no layer in common.
+        EngineError: The engine can't run one of them with more outputs.
+    """
+    found = compare(onnx_form(source), ModelForm(variant, folder), samples)
+    return tuple(row.error for row in found.rows)
+
+
+def onnx_form(path: Path) -> ModelForm:
+    """An ONNX file as ONNX Runtime runs it."""
+    entry = FileEntry(path.name, "", path.stat().st_size)
+    return ModelForm(Variant(path.stem, "onnxruntime", "fp32", (entry,), (), ()), path.parent)
+
+
+def compare(reference: ModelForm, other: ModelForm, samples: Iterable[Feeds]) -> Comparison:
+    """Run both over ``samples`` on the CPU and compare the values between their layers.
+
+    Raises:
+        InputError: They have no layer in common, or there are no samples.
+    """
+    files = [open_tapped(main_file(form.variant, form.folder)) for form in (reference, other)]
+    layers = [node for node in files[0].nodes if node.is_layer]
+    pairs = [(n, value) for n in layers if (value := _counterpart(n, files[1])) is not None]
+    feeds = list(samples)
+    if not feeds:
+        raise InputError("there are no samples to compare on")
+    sums = {node.result: Sums() for node, _ in pairs}
+    for chunk in _chunks(pairs):
+        _accumulate(chunk, list(zip(files, (reference, other), strict=True)), feeds, sums)
+    errors = {
+        node.result: LayerError(
+            node.label, node.op, round(found.sqnr_db, 2), round(found.cosine, 6)
+        )
+        for node in layers
+        if (found := sums.get(node.result)) and found.is_comparable
+    }
+    if not errors:
+        raise InputError(
+            f"{reference.variant.id} and {other.variant.id} have no layer in common",
+            hint="compare two forms of one model: tensors are matched by their names",
+        )
+    log.info("%d layers compared, %d have no counterpart", len(errors), len(layers) - len(errors))
+    return Comparison(tuple(_rows(files[0], errors)), len(layers) - len(errors))
+
+
+def _counterpart(node: Node, other: TappedFile) -> str | None:
+    return next((other.values[name] for name in node.names if name in other.values), None)
+
+
+def _chunks(pairs: Sequence[tuple[Node, str]]) -> Iterator[list[tuple[Node, str]]]:
+    chunk: list[tuple[Node, str]] = []
+    size_bytes = 0
+    for pair in pairs:
+        if chunk and (len(chunk) == CHUNK_TENSORS or size_bytes + pair[0].size_bytes > CHUNK_BYTES):
+            yield chunk
+            chunk, size_bytes = [], 0
+        chunk.append(pair)
+        size_bytes += pair[0].size_bytes
+    if chunk:
+        yield chunk
+
+
+def _accumulate(
+    chunk: Sequence[tuple[Node, str]],
+    forms: Sequence[tuple[TappedFile, ModelForm]],
+    samples: Sequence[Feeds],
+    sums: dict[str, Sums],
+) -> None:
+    """Add what ``samples`` give in one chunk of layers; one sample's values are held at a time."""
+    wanted = [[node.value for node, _ in chunk], [value for _, value in chunk]]
+    with tempfile.TemporaryDirectory(prefix="edge-layers-") as work:
+        opened = [
+            _open(file, form, values, Path(work) / str(number))
+            for number, ((file, form), values) in enumerate(zip(forms, wanted, strict=True))
+        ]
+        (first, first_names), (second, second_names) = opened
+        with first, second:
+            for feeds in samples:
+                expected, got = first.run(feeds), second.run(feeds)
+                for node, value in chunk:
+                    sums[node.result].add(
+                        expected[first_names[node.value]], got[second_names[value]]
+                    )
+
+
+def _open(
+    file: TappedFile, form: ModelForm, values: Sequence[str], folder: Path
+) -> tuple[Session, dict[str, str]]:
+    folder.mkdir()
+    path = main_file(form.variant, form.folder)
+    names = file.expose(dict.fromkeys(values), folder / path.name)
+    # What the engine finds in the file counts: it has more outputs than the variant declares.
+    tapped = msgspec.structs.replace(
+        form.variant, files=(FileEntry(path.name, "", 0),), inputs=(), outputs=()
+    )
+    backend = plugins.backend(form.variant.engine)
+    return backend.open(tapped, folder, load_profile("host"), {"device": "cpu"}), names
+
+
+class Sums:
+    """What is kept of a tensor over all samples: powers of signal, answer and noise."""
+
+    def __init__(self) -> None:
+        self._expected = self._got = self._noise = self._product = 0.0
+        self.is_comparable = False
+        self._is_other = False
+
+    def add(self, expected: Array, got: Array) -> None:
+        if (
+            self._is_other
+            or expected.shape != got.shape
+            or {expected.dtype.kind, got.dtype.kind} != {"f"}
+        ):
+            self.is_comparable, self._is_other = False, True
+            return
+        self.is_comparable = True
+        a, b = expected.astype(np.float64).ravel(), got.astype(np.float64).ravel()
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            # Equal infinities are no error, as in masks; a NaN in one of them is.
+            same = (a == b) | (np.isnan(a) & np.isnan(b))
+            a, b = np.where(same & ~np.isfinite(a), 0, a), np.where(same & ~np.isfinite(b), 0, b)
+        with np.errstate(all="ignore"):
+            noise = b - a
+            self._expected += float(a @ a)
+            self._got += float(b @ b)
+            self._product += float(a @ b)
+            self._noise += float(noise @ noise)
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to noise ratio, within ``CAP_DB``."""
+        if self._noise == 0:
+            return CAP_DB
+        if not math.isfinite(self._noise) or self._expected == 0:
+            return -CAP_DB
+        return max(-CAP_DB, min(CAP_DB, 10 * math.log10(self._expected / self._noise)))
+
+    @property
+    def cosine(self) -> float:
+        """1 for equal directions, 0 where one of them is none."""
+        if self._noise == 0:
+            return 1.0
+        length = math.sqrt(self._expected) * math.sqrt(self._got)
+        cosine = self._product / length if length else 0.0
+        return max(-1.0, min(1.0, cosine)) if math.isfinite(cosine) else 0.0
+
+
+def _rows(file: TappedFile, errors: dict[str, LayerError]) -> Iterator[LayerRow]:
+    """The errors in order, each against the worst of the layers that it reads."""
+    before: dict[str, float] = {}
+    for node in file.nodes:
+        known = [before[name] for name in node.reads if name in before]
+        error = errors.get(node.result)
+        if error:
+            fall = round(min(known) - error.sqnr_db, 2) if known else None
+            yield LayerRow(error, fall, node.is_output)
+        if error or known:
+            before[node.result] = before[node.value] = error.sqnr_db if error else min(known)
