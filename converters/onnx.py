@@ -13,10 +13,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters._quantization import onnx_int8
-from converters._quantization.refinement import RECIPES
+import msgspec
+
+from converters._operators import onnxruntime as operators
+from converters._quantization import onnx_int8, onnx_sensitivity
 from converters._quantization.samples import require_samples
-from edge.core.contracts import Availability, ConvertRequest, Finding, Recipe, shape_findings
+from converters._quantization.sensitivity import SAMPLES
+from edge.core.contracts import (
+    Availability,
+    ConvertRequest,
+    Finding,
+    Recipe,
+    Sensitivity,
+    shape_findings,
+)
 from edge.core.errors import MissingDependencyError, ModelError
 from edge.core.lazy import require
 from edge.core.manifest import FileEntry, Variant
@@ -57,12 +67,15 @@ class OnnxConverter:
         try:
             opened = _open(model)
         except ModelError as error:
-            return [Finding("error", str(error), hint=error.hint)]
-        return shape_findings(_specs(opened.get_inputs()), profile)
+            nodes = operators.without_kernel(model, error.__cause__)
+            hint = "export the model without these nodes, or in float32" if nodes else ""
+            return [Finding("error", str(error), hint=hint, nodes=nodes)]
+        found = shape_findings(_specs(opened.get_inputs()), profile)
+        return [*found, *operators.fallback_findings(model, profile)]
 
     def recipes(self, precision: str) -> dict[str, Recipe]:
-        """Two for INT8; see ``refinement.RECIPES``."""
-        return RECIPES if precision == "int8" else {"": Recipe()}
+        """Several for INT8."""
+        return onnx_int8.RECIPES if precision == "int8" else {"": Recipe()}
 
     def convert(self, request: ConvertRequest, into: Path) -> Variant:
         """Write ``model.onnx``."""
@@ -97,6 +110,21 @@ class OnnxConverter:
             notes=notes,
         )
 
+    def sensitivities(
+        self, request: ConvertRequest, variant: Variant, folder: Path
+    ) -> tuple[Sensitivity, ...]:
+        """Rank what QuantizeLinear pairs surround; nothing in other variants."""
+        samples = require_samples(request.calibration, variant.inputs, SAMPLES)
+        return onnx_sensitivity.sensitivities(folder / FILE, list(samples))
+
+    def excluding(self, variant: Variant, recipe: Recipe, nodes: tuple[str, ...]) -> Recipe:
+        """Ranges are found anew: all of them cost one pass over the samples."""
+        return msgspec.structs.replace(recipe, options={**recipe.options, "exclude": nodes})
+
+    def faster(self, variant: Variant, profile: DeviceProfile) -> tuple[Variant, ...]:
+        """None: what is float in the file is computed as it is written."""
+        return ()
+
 
 def to_fp16(model: ModelProto) -> ModelProto:
     """Weights and computation in FP16; inputs and outputs keep their types."""
@@ -121,8 +149,8 @@ def to_int8(
     model: ModelProto, inputs: tuple[TensorSpec, ...], request: ConvertRequest
 ) -> tuple[ModelProto, tuple[str, ...]]:
     """Static INT8 and the notes on it; signed activations for Arm, unsigned for x86."""
-    recipe = onnx_int8.recipe_of(request.options)
-    samples = require_samples(request.calibration, inputs, recipe.samples)
+    tuning = onnx_int8.tuning_of(request.options)
+    samples = require_samples(request.calibration, inputs, tuning.samples)
     opset = _opset(model)
     if opset < onnx_int8.PER_CHANNEL_OPSET:
         raise ModelError(
@@ -136,13 +164,12 @@ def to_int8(
         )
     with tempfile.TemporaryDirectory(prefix="edge-int8-") as folder:
         best = onnx_int8.quantize(
-            model, samples, recipe, Path(folder), is_signed=_is_arm(request.profile)
+            model, samples, tuning, Path(folder), is_signed=_is_arm(request.profile)
         )
     quantized: ModelProto = best.model
     return quantized, (
         *samples.notes,
-        f"ranges hold {best.percentile:g} % of the values, "
-        f"{best.closeness_db:.1f} dB from float on the calibration samples",
+        f"{best.ranges}, {best.closeness_db:.1f} dB from float on the calibration samples",
     )
 
 

@@ -7,10 +7,20 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from converters._quantization import openvino_int8
-from converters._quantization.refinement import RECIPES
+import msgspec
+
+from converters._operators import openvino as operators
+from converters._quantization import openvino_int8, openvino_sensitivity
 from converters._quantization.samples import require_samples
-from edge.core.contracts import Availability, ConvertRequest, Finding, Recipe, shape_findings
+from converters._quantization.sensitivity import SAMPLES
+from edge.core.contracts import (
+    Availability,
+    ConvertRequest,
+    Finding,
+    Recipe,
+    Sensitivity,
+    shape_findings,
+)
 from edge.core.errors import ModelError
 from edge.core.lazy import require
 from edge.core.manifest import FileEntry, Variant
@@ -21,6 +31,7 @@ OvModel = Any
 """An ``openvino.Model``; the package has no type information."""
 
 EXTRA = "convert"
+CALIBRATOR = "calibrator"
 FILES = ("model.xml", "model.bin")
 HINT = "INFERENCE_PRECISION_HINT"
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -53,12 +64,14 @@ class OpenVINOConverter:
         try:
             imported = _import(model)
         except ModelError as error:
-            return [Finding("error", str(error), hint=error.hint)]
-        return shape_findings(_specs(imported.inputs), profile)
+            nodes = operators.not_imported(model, error.__cause__)
+            return [Finding("error", str(error), hint=error.hint, nodes=nodes)]
+        found = shape_findings(_specs(imported.inputs), profile)
+        return found or operators.device_findings(imported, profile)
 
     def recipes(self, precision: str) -> dict[str, Recipe]:
-        """Two for INT8; see ``refinement.RECIPES``."""
-        return RECIPES if precision == "int8" else {"": Recipe()}
+        """Several for INT8."""
+        return openvino_int8.RECIPES if precision == "int8" else {"": Recipe()}
 
     def convert(self, request: ConvertRequest, into: Path) -> Variant:
         """Write ``model.xml`` and ``model.bin``."""
@@ -67,11 +80,12 @@ class OpenVINOConverter:
         inputs, outputs = _specs(model.inputs), _specs(model.outputs)
         for finding in shape_findings(inputs, request.profile):
             raise ModelError(finding.message, hint=finding.hint)
-        tools = ["openvino"]
+        built_with = {"openvino": metadata.version("openvino")}
         notes: tuple[str, ...] = ()
         if request.precision == "int8":
-            model, notes = to_int8(inputs, request)
-            tools.append("nncf")
+            best, notes = to_int8(inputs, request)
+            model = best.model
+            built_with |= {"nncf": metadata.version("nncf"), CALIBRATOR: best.estimator}
         is_halved = request.precision != "fp32" and _fits_fp16(model)
         openvino.save_model(model, into / FILES[0], compress_to_fp16=is_halved)
         return Variant(
@@ -82,28 +96,47 @@ class OpenVINOConverter:
             inputs=inputs,
             outputs=outputs,
             options=_options(request),
-            built_with={name: metadata.version(name) for name in tools},
+            built_with=built_with,
             requires={"shapes": "static"} if request.profile.shapes.static else {},
             notes=notes,
         )
 
+    def sensitivities(
+        self, request: ConvertRequest, variant: Variant, folder: Path
+    ) -> tuple[Sensitivity, ...]:
+        """Rank what FakeQuantize operators feed; nothing in other variants."""
+        samples = require_samples(request.calibration, variant.inputs, SAMPLES)
+        return openvino_sensitivity.sensitivities(folder / FILES[0], request.model, list(samples))
+
+    def excluding(self, variant: Variant, recipe: Recipe, nodes: tuple[str, ...]) -> Recipe:
+        """With the range estimator that won for ``variant``."""
+        kept = {"estimators": [variant.built_with[CALIBRATOR]], "exclude": nodes}
+        return msgspec.structs.replace(recipe, options={**recipe.options, **kept})
+
+    def faster(self, variant: Variant, profile: DeviceProfile) -> tuple[Variant, ...]:
+        """With what is left in float computed in BF16, where the device has it."""
+        if variant.options.get(HINT) != HINTS["fp32"] or "bf16" not in profile.precision.legal:
+            return ()
+        options = {**variant.options, HINT: HINTS["bf16"]}
+        return (msgspec.structs.replace(variant, id=f"{variant.id}-bf16", options=options),)
+
 
 def to_int8(
     inputs: tuple[TensorSpec, ...], request: ConvertRequest
-) -> tuple[OvModel, tuple[str, ...]]:
+) -> tuple[openvino_int8.Candidate, tuple[str, ...]]:
     """Static INT8 and the notes on it."""
-    recipe = openvino_int8.recipe_of(request.options)
-    samples = require_samples(request.calibration, inputs, recipe.samples)
+    tuning = openvino_int8.tuning_of(request.options)
+    samples = require_samples(request.calibration, inputs, tuning.samples)
     model = require("onnx", extra=EXTRA).load_model(request.model)
     best = openvino_int8.quantize(
-        model, samples, recipe, may_overflow=may_overflow(request.profile)
+        model, samples, tuning, may_overflow=may_overflow(request.profile)
     )
     if not any(op.get_type_name() == "FakeQuantize" for op in best.model.get_ops()):
         raise ModelError(
             "the model has no convolution or matrix product that int8 applies to",
             hint="keep it in fp32 or bf16",
         )
-    return best.model, (
+    return best, (
         *samples.notes,
         f"ranges by {best.estimator}, "
         f"{best.closeness_db:.1f} dB from float on the calibration samples",

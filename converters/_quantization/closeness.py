@@ -19,8 +19,23 @@ def closeness_db(
     expected: Sequence[Mapping[str, Array]], got: Sequence[Mapping[str, Array]]
 ) -> float:
     """Signal to noise ratio in dB, the mean over the float outputs."""
+    ratios = _noise_ratios(expected, got)
+    return -10 * sum(math.log10(ratio) for ratio in ratios) / len(ratios) if ratios else 0.0
+
+
+def noise_ratio(
+    expected: Sequence[Mapping[str, Array]], got: Sequence[Mapping[str, Array]]
+) -> float:
+    """Power of the noise over that of the signal, the mean over the float outputs."""
+    ratios = _noise_ratios(expected, got)
+    return sum(ratios) / len(ratios) if ratios else 0.0
+
+
+def _noise_ratios(
+    expected: Sequence[Mapping[str, Array]], got: Sequence[Mapping[str, Array]]
+) -> list[float]:
     np = require("numpy", extra="convert")
-    figures = []
+    ratios = []
     for name, first in expected[0].items():
         if first.dtype.kind != "f":
             continue
@@ -29,5 +44,5 @@ def closeness_db(
             float(np.square(e[name] - g[name], dtype=np.float64).sum())
             for e, g in zip(expected, got, strict=True)
         )
-        figures.append(10 * math.log10(max(signal, 1e-30) / max(noise, 1e-30)))
-    return sum(figures) / len(figures) if figures else 0.0
+        ratios.append(max(noise, 1e-30) / max(signal, 1e-30))
+    return ratios

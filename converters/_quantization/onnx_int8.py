@@ -7,14 +7,16 @@ import io
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from converters._quantization.closeness import JUDGED, closeness_db
-from converters._quantization.refinement import refine
+from converters._quantization.onnx_sensitivity import answers
+from converters._quantization.ranges import least_error
+from converters._quantization.refinement import CAREFUL, PLAIN, refine
 from converters._quantization.samples import CalibrationSamples
-from converters._quantization.statistics import open_session
+from edge.core.contracts import Recipe
 from edge.core.errors import InputError, ModelError
 from edge.core.lazy import require
 
@@ -31,25 +33,37 @@ Range = tuple["np.float32", "np.float32"]
 PER_CHANNEL_OPSET = 13
 
 
-class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What can be tuned with ``ConvertRequest.options``.
 
-    ``percentiles`` are the shares of values, in percent, that a range has to hold; each is tried
-    and the one whose answers are nearest to the float model's is kept. ``exclude`` names nodes
-    that stay in float.
+    ``ranges`` are the shares of values, in percent, that a range has to hold, or ``histogram`` for
+    the range with the least error; each is tried and the one whose answers are nearest to the
+    float model's is kept. ``exclude`` names nodes that stay in float.
     """
 
-    percentiles: tuple[float, ...] = (99.999, 99.99)
+    ranges: tuple[float | Literal["histogram"], ...] = (99.999, 99.99)
     refine: bool = True
     reduce_range: bool = False
     samples: int = 100
     exclude: tuple[str, ...] = ()
 
 
-def recipe_of(options: Mapping[str, Any]) -> Recipe:
+RECIPES = {
+    "": CAREFUL,
+    "plain": PLAIN,
+    "histogram": Recipe(
+        {"ranges": [100.0, "histogram"]},
+        needs_samples=True,
+        is_repair=True,
+        what="ranges of least and greatest value, or by the error of a histogram",
+    ),
+}
+
+
+def tuning_of(options: Mapping[str, Any]) -> Tuning:
     """Read the tuning options of a request."""
     try:
-        return msgspec.convert(dict(options), Recipe)
+        return msgspec.convert(dict(options), Tuning)
     except msgspec.ValidationError as error:
         raise InputError(f"int8 for ONNX Runtime: {error}") from error
 
@@ -58,14 +72,14 @@ class Candidate(msgspec.Struct, frozen=True):
     """One quantized model, and how near its answers are to the float model's, in dB."""
 
     model: Any
-    percentile: float
+    ranges: str
     closeness_db: float
 
 
 def quantize(
     model: ModelProto,
     samples: CalibrationSamples,
-    recipe: Recipe,
+    tuning: Tuning,
     work: Path,
     *,
     is_signed: bool,
@@ -80,30 +94,29 @@ def quantize(
     """
     onnx = require("onnx", extra="convert")
     judged = [feeds for feeds, _ in zip(samples, range(JUDGED), strict=False)]
-    expected = _answers(model, judged)
-    if recipe.refine:
-        refine(model, judged, even_channels=True)
+    expected = answers(model, judged)
+    if tuning.refine:
+        refine(model, judged, even_channels=True, exclude=tuning.exclude)
     path = work / "float.onnx"
     # Else it asks, on the root logger, for the pre-processing that has been done.
     require("onnxruntime.quantization.quant_utils", extra="convert").add_pre_process_metadata(model)
     onnx.save_model(model, path)
     best: Candidate | None = None
-    for percentile, ranges in _calibrations(path, work, samples, recipe.percentiles):
-        quantized = _quantize_static(path, ranges, recipe, judged[0], is_signed=is_signed)
-        closeness = closeness_db(expected, _answers(quantized, judged))
-        log.info("percentile %s: %.1f dB from float", percentile, closeness)
+    for title, ranges in _calibrations(path, work, samples, tuning):
+        quantized = _quantize_static(path, ranges, tuning, judged[0], is_signed=is_signed)
+        closeness = closeness_db(expected, answers(quantized, judged))
+        log.info("%s: %.1f dB from float", title, closeness)
         if best is None or closeness > best.closeness_db:
-            best = Candidate(quantized, percentile, closeness)
+            best = Candidate(quantized, title, closeness)
     if best is None:
-        raise InputError("int8 for ONNX Runtime: percentiles names none")
+        raise InputError("int8 for ONNX Runtime: ranges names none")
     return best
 
 
 def _calibrations(
-    path: Path, work: Path, samples: CalibrationSamples, percentiles: tuple[float, ...]
-) -> Iterator[tuple[float, dict[str, Range]]]:
-    """The range of every activation, by percentile; the samples are gone through once."""
-    np = require("numpy", extra="convert")
+    path: Path, work: Path, samples: CalibrationSamples, tuning: Tuning
+) -> Iterator[tuple[str, dict[str, Range]]]:
+    """Ways to set the ranges of the activations, by name; the samples are gone through once."""
     calibrate = require("onnxruntime.quantization.calibrate", extra="convert")
     with contextlib.redirect_stdout(io.StringIO()):  # the calibrators print
         calibrator = calibrate.create_calibrator(
@@ -116,21 +129,32 @@ def _calibrations(
         for feeds in samples:
             # One by one: all activations of a call are held in memory at once.
             calibrator.collect_data(_Reader([feeds]))
-    for percentile in percentiles:
-        calibrator.collector.percentile = percentile
-        with contextlib.redirect_stdout(io.StringIO()):
-            data = calibrator.compute_data().data
-        yield (
-            percentile,
-            {
-                name: (np.float32(min(0, v.range_value[0])), np.float32(max(0, v.range_value[1])))
-                for name, v in data.items()
-            },
-        )
+    for ranges in tuning.ranges:
+        if ranges == "histogram":
+            found = {
+                name: least_error(counts, edges)
+                for name, (counts, edges, *_) in calibrator.collector.histogram_dict.items()
+            }
+            yield "ranges by the error of a histogram", _with_zero(found)
+        else:
+            calibrator.collector.percentile = ranges
+            with contextlib.redirect_stdout(io.StringIO()):
+                data = calibrator.compute_data().data
+            found = {name: value.range_value for name, value in data.items()}
+            yield f"ranges hold {ranges:g} % of the values", _with_zero(found)
+
+
+def _with_zero(ranges: Mapping[str, tuple[float, float]]) -> dict[str, Range]:
+    """Zero must be exact: it is what convolutions pad with."""
+    np = require("numpy", extra="convert")
+    return {
+        name: (np.float32(min(0, low)), np.float32(max(0, high)))
+        for name, (low, high) in ranges.items()
+    }
 
 
 def _quantize_static(
-    path: Path, ranges: dict[str, Range], recipe: Recipe, feeds: Feeds, *, is_signed: bool
+    path: Path, ranges: dict[str, Range], tuning: Tuning, feeds: Feeds, *, is_signed: bool
 ) -> ModelProto:
     onnx = require("onnx", extra="convert")
     quantization = require("onnxruntime.quantization", extra="convert")
@@ -144,10 +168,10 @@ def _quantize_static(
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=_op_types(),
             per_channel=True,
-            reduce_range=recipe.reduce_range,
+            reduce_range=tuning.reduce_range,
             activation_type=activation,
             weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=list(recipe.exclude),
+            nodes_to_exclude=list(tuning.exclude),
             extra_options={
                 "TensorQuantOverrides": {
                     name: [{"rmin": low, "rmax": high}] for name, (low, high) in ranges.items()
@@ -165,12 +189,6 @@ def _op_types() -> list[str]:
     """What ONNX Runtime quantizes by default, in an order that is the same every time."""
     registry = require("onnxruntime.quantization.registry", extra="convert")
     return sorted({*registry.QLinearOpsRegistry, *registry.QDQRegistry})
-
-
-def _answers(model: ModelProto, samples: list[Feeds]) -> list[Mapping[str, Array]]:
-    session = open_session(model.SerializeToString())
-    names = [output.name for output in session.get_outputs()]
-    return [dict(zip(names, session.run(names, dict(f)), strict=True)) for f in samples]
 
 
 class _Reader:

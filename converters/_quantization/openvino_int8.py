@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from converters._quantization.closeness import JUDGED, closeness_db
-from converters._quantization.refinement import refine
+from converters._quantization.openvino_sensitivity import answers
+from converters._quantization.refinement import CAREFUL, PLAIN, refine
 from converters._quantization.samples import CalibrationSamples
+from edge.core.contracts import Recipe
 from edge.core.errors import InputError, ModelError
 from edge.core.lazy import require
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from edge.core.tensor import Array, Feeds
 
 OvModel = Any
 """An ``openvino.Model``; the package has no type information."""
@@ -31,12 +32,13 @@ log = logging.getLogger(__name__)
 DEFAULT = "DEFAULT"
 
 
-class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What can be tuned with ``ConvertRequest.options``.
 
     ``estimators`` name members of NNCF's ``RangeEstimatorParametersSet``, or ``DEFAULT`` for what
     NNCF takes by itself; each is tried and the one whose answers are nearest to the float model's
-    is kept. ``overflow_fix`` is a member of NNCF's ``OverflowFix``.
+    is kept. ``overflow_fix`` is a member of NNCF's ``OverflowFix``. ``exclude`` names nodes of the
+    imported model that stay in float.
     """
 
     estimators: tuple[str, ...] = (DEFAULT, "HISTOGRAM")
@@ -44,6 +46,19 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     overflow_fix: str = ""
     refine: bool = True
     samples: int = 100
+    exclude: tuple[str, ...] = ()
+
+
+RECIPES = {
+    "": CAREFUL,
+    "plain": PLAIN,
+    "quantile": Recipe(
+        {"estimators": ["MEAN_QUANTILE", "MINMAX"]},
+        needs_samples=True,
+        is_repair=True,
+        what="ranges by quantiles, or of least and greatest value",
+    ),
+}
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -54,16 +69,16 @@ class Candidate(msgspec.Struct, frozen=True):
     closeness_db: float
 
 
-def recipe_of(options: Mapping[str, Any]) -> Recipe:
+def tuning_of(options: Mapping[str, Any]) -> Tuning:
     """Read the tuning options of a request."""
     try:
-        return msgspec.convert(dict(options), Recipe)
+        return msgspec.convert(dict(options), Tuning)
     except msgspec.ValidationError as error:
         raise InputError(f"int8 for OpenVINO: {error}") from error
 
 
 def quantize(
-    model: ModelProto, samples: CalibrationSamples, recipe: Recipe, *, may_overflow: bool
+    model: ModelProto, samples: CalibrationSamples, tuning: Tuning, *, may_overflow: bool
 ) -> Candidate:
     """Quantize a float ONNX model; weights per channel, activations asymmetric.
 
@@ -73,27 +88,32 @@ def quantize(
         ModelError: NNCF refuses the model.
     """
     judged = [feeds for feeds, _ in zip(samples, range(JUDGED), strict=False)]
-    expected = _answers(_imported(model), judged)
-    if recipe.refine:
+    expected = answers(_imported(model), judged)
+    if tuning.refine:
         # Depthwise activations get a scale per channel here, so there is nothing to even out.
-        refine(model, judged, even_channels=False)
+        refine(model, judged, even_channels=False, exclude=onnx_names(tuning.exclude))
     best: Candidate | None = None
-    for estimator in recipe.estimators:
+    for estimator in tuning.estimators:
         with _quiet():
             try:
-                quantized = _quantize(_imported(model), samples, recipe, estimator, may_overflow)
+                quantized = _quantize(_imported(model), samples, tuning, estimator, may_overflow)
             except InputError:
                 raise
             except Exception as error:  # NNCF raises RuntimeError, its own errors and others
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise ModelError(f"NNCF can not quantize the model: {reason}") from error
-        closeness = closeness_db(expected, _answers(quantized, judged))
+        closeness = closeness_db(expected, answers(quantized, judged))
         log.info("%s: %.1f dB from float", estimator, closeness)
         if best is None or closeness > best.closeness_db:
             best = Candidate(quantized, estimator, closeness)
     if best is None:
         raise InputError("int8 for OpenVINO: estimators names none")
     return best
+
+
+def onnx_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of imported nodes as the ONNX file has them; a Conv with a bias becomes two."""
+    return tuple(name.removesuffix("/WithoutBiases") for name in names)
 
 
 def _imported(model: ModelProto) -> OvModel:
@@ -109,7 +129,7 @@ def _imported(model: ModelProto) -> OvModel:
 def _quantize(
     model: OvModel,
     samples: CalibrationSamples,
-    recipe: Recipe,
+    tuning: Tuning,
     estimator: str,
     may_overflow: bool,
 ) -> OvModel:
@@ -121,29 +141,19 @@ def _quantize(
         if estimator == DEFAULT
         else getattr(ranges.RangeEstimatorParametersSet, estimator)
     )
-    fix = recipe.overflow_fix or ("FIRST_LAYER" if may_overflow else "DISABLE")
+    fix = tuning.overflow_fix or ("FIRST_LAYER" if may_overflow else "DISABLE")
     return nncf.quantize(
         model,
         nncf.Dataset(samples),
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(samples),
-        fast_bias_correction=recipe.fast_bias_correction,
+        fast_bias_correction=tuning.fast_bias_correction,
+        ignored_scope=nncf.IgnoredScope(names=list(tuning.exclude), validate=False),
         advanced_parameters=parameters.AdvancedQuantizationParameters(
             overflow_fix=parameters.OverflowFix[fix],
             activations_range_estimator_params=chosen,
         ),
     )
-
-
-def _answers(model: OvModel, samples: list[Feeds]) -> list[dict[str, Array]]:
-    openvino = require("openvino", extra="convert")
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    names = [output.get_any_name() for output in compiled.outputs]
-    request = compiled.create_infer_request()
-    return [
-        dict(zip(names, (v.copy() for v in request.infer(dict(f)).values()), strict=True))
-        for f in samples
-    ]
 
 
 @contextlib.contextmanager

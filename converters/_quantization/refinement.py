@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from converters._quantization.bias import correct_biases, correctable
@@ -19,29 +20,32 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RECIPES = {
-    "": Recipe(needs_samples=True),
-    "plain": Recipe({"refine": False}, needs_samples=True),
-}
+CAREFUL = Recipe(needs_samples=True)
+PLAIN = Recipe({"refine": False}, needs_samples=True)
 """INT8 with the weights rounded so that errors cancel out, or each to its nearest step. The former
 is nearer to float on most networks; on some, SqueezeNet 1.1 for one, it costs more right answers,
 and nothing but the evaluation tells."""
 
 
-def refine(model: ModelProto, samples: list[Feeds], *, even_channels: bool) -> None:
+def refine(
+    model: ModelProto, samples: list[Feeds], *, even_channels: bool, exclude: Collection[str] = ()
+) -> None:
     """Even out channels, round the weights to their int8 grid, and put the lost means back.
 
     Args:
         even_channels: For an engine with one scale per activation; see ``equalize``.
+        exclude: Names of nodes whose weights stay as they are.
     """
     threads = require("threadpoolctl", extra="convert")
     # One thread: OpenBLAS was seen to wait for its second one without end, 13 minutes in a product
     # of matrices that takes a millisecond (numpy 2.4.6, beside the threads of ONNX Runtime).
     with threads.threadpool_limits(1, user_api="blas"):
-        _refine(model, samples, even_channels=even_channels)
+        _refine(model, samples, exclude, even_channels=even_channels)
 
 
-def _refine(model: ModelProto, samples: list[Feeds], *, even_channels: bool) -> None:
+def _refine(
+    model: ModelProto, samples: list[Feeds], exclude: Collection[str], *, even_channels: bool
+) -> None:
     _complete(model)
     if even_channels:
         pairs = depthwise_pairs(model)
@@ -49,7 +53,7 @@ def _refine(model: ModelProto, samples: list[Feeds], *, even_channels: bool) -> 
         equalize(model, channel_statistics(model, ranks, samples).peaks)
     original = type(model)()
     original.CopyFrom(model)
-    rounded = round_weights(model, samples)
+    rounded = round_weights(model, samples, exclude)
     ranks = {n.input[0]: _rank(model, n.input[1]) for n in correctable(original).values()}
     means = channel_statistics(original, ranks, samples).means
     corrected = correct_biases(model, original, means)

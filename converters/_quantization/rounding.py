@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from converters._quantization.statistics import open_session, with_outputs
@@ -57,15 +57,19 @@ def layers_of(model: ModelProto) -> list[Layer]:
     return [layer for layer in found if layer.fan_in <= LARGEST]
 
 
-def round_weights(model: ModelProto, samples: Iterable[Feeds]) -> int:
+def round_weights(
+    model: ModelProto, samples: Iterable[Feeds], exclude: Collection[str] = ()
+) -> int:
     """Replace float weights by values on their int8 grid, one scale per output channel.
+
+    Nodes that ``exclude`` names keep theirs.
 
     Frantar et al. 2022, "GPTQ", with the covariance in place of the second moment, since the
     biases are corrected for the mean afterwards. A quantizer that takes the largest absolute
     weight of a channel as 127 finds the same grid again.
     """
     onnx = require("onnx", extra="convert")
-    layers = layers_of(model)
+    layers = [layer for layer in layers_of(model) if layer.node.name not in exclude]
     if not layers:
         return 0
     covariances = _covariances(model, layers, samples)

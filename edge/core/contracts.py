@@ -158,10 +158,27 @@ class ConvertRequest(msgspec.Struct, frozen=True):
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """One way to reach a precision: ``ConvertRequest.options``, and whether it asks for samples."""
+    """One way to reach a precision: ``ConvertRequest.options``, and whether it asks for samples.
+
+    A repair is tried only where those before it lose too much; ``what`` says what it changes.
+    """
 
     options: dict[str, Any] = {}
     needs_samples: bool = False
+    is_repair: bool = False
+    what: str = ""
+
+
+class Sensitivity(msgspec.Struct, frozen=True):
+    """What quantizing some operators, and nothing else, does to the outputs.
+
+    ``noise`` is the power of the error over that of the outputs, ``cost`` what the operators
+    compute, in operations.
+    """
+
+    nodes: tuple[str, ...]
+    noise: float
+    cost: float
 
 
 class Converter(Protocol):
@@ -193,6 +210,26 @@ class Converter(Protocol):
             ModelError: The model can't be converted to this format or precision.
             InputError: Calibration samples are missing or do not fit.
         """
+        ...
+
+    def sensitivities(
+        self, request: ConvertRequest, variant: Variant, folder: Path
+    ) -> tuple[Sensitivity, ...]:
+        """Find out which operators of a quantized ``variant`` cost how much accuracy.
+
+        Empty where nothing is quantized, or the format can't tell.
+
+        Args:
+            request: The one that the variant, whose files lie in ``folder``, was made by.
+        """
+        ...
+
+    def excluding(self, variant: Variant, recipe: Recipe, nodes: tuple[str, ...]) -> Recipe:
+        """The ``recipe`` that ``variant`` was made by, with the operators ``nodes`` in float."""
+        ...
+
+    def faster(self, variant: Variant, profile: DeviceProfile) -> tuple[Variant, ...]:
+        """The same files, with what is left in float computed in fewer bits."""
         ...
 
 
