@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge.cli import _output
+from edge.cli import _compare, _output
 from edge.core.errors import InputError
 from edge.core.manifest import Manifest, Variant
 from edge.core.spec import ImageSpec
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from edge.bundle import Bundle
 
-HELP = "show what a bundle or an ONNX file holds: tensors, variants, operators"
+HELP = "show what a bundle or an ONNX file holds, or where two forms of a model differ"
 
 _SHOWN_OPS = 12
 _SHOWN_LABELS = 4
@@ -55,13 +55,20 @@ class OnnxFacts(msgspec.Struct, frozen=True):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="a bundle or an ONNX file")
+    parser.add_argument(
+        "file", type=Path, nargs="?", metavar="FILE", help="a bundle or an ONNX file"
+    )
+    _compare.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     from edge.cli._main import EXIT_DONE
 
+    if (args.file is None) == (args.compare is None):
+        raise InputError("edge inspect takes a FILE, or --compare A B", hint="edge inspect --help")
+    if args.compare:
+        return _compare.run(args)
     path: Path = args.file
     if not path.is_file():
         raise InputError(f"can not inspect {path}: there is no such file")
