@@ -1,0 +1,73 @@
+"""Figures as a reader wants them: units, points and ratios."""
+
+from __future__ import annotations
+
+from edge.conversion.report import Report, VariantRow
+
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def size_text(size_bytes: float) -> str:
+    """Decimal units, three digits: ``4.95 MB``."""
+    value, unit = float(size_bytes), 0
+    while value >= 999.5 and unit < len(UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.0f} B" if unit == 0 else f"{digits(value)} {UNITS[unit]}"
+
+
+def digits(value: float) -> str:
+    """Three significant digits without an exponent: ``0.895``, ``12.3``, ``456``."""
+    places = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return signed(value, places, plus="")
+
+
+def ms_text(value: float) -> str:
+    return f"{digits(value)} ms"
+
+
+def ratio_text(ratio: float) -> str:
+    return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×"
+
+
+def percent_text(share: float) -> str:
+    """A share in percent; 100 only for all."""
+    percent = 100.0 * share
+    return "100 %" if share >= 1 else f"{min(percent, 99.99):.2f} %"
+
+
+def energy_text(joules: float) -> str:
+    return f"{digits(1000 * joules)} mJ" if joules < 1 else f"{digits(joules)} J"
+
+
+def signed(value: float, places: int = 2, *, plus: str = "+") -> str:
+    """With a sign, a real minus, and none for what rounds to zero."""
+    text = f"{abs(value):.{places}f}"
+    is_zero = float(text) == 0
+    return text if is_zero else f"{'−' if value < 0 else plus}{text}"
+
+
+def two_places(value: float) -> str:
+    return signed(value, plus="")
+
+
+def db_text(sqnr_db: float) -> str:
+    return f"{signed(sqnr_db, 1, plus='')} dB"
+
+
+def noise_text(sqnr_db: float) -> str:
+    """Noise over signal, as amplitudes: 20 dB are 10 %."""
+    percent = 100.0 * 10.0 ** (-max(min(sqnr_db, 200.0), -200.0) / 20.0)
+    return f"{percent:.2g} %" if percent < 100 else "over 100 %" if percent > 100 else "100 %"
+
+
+def loss(report: Report, row: VariantRow) -> float | None:
+    """Points of the gate's measure that ``row`` loses against the source."""
+    if report.gate.measure == "agreement":
+        return None if row.agreement is None else 100.0 * (1.0 - row.agreement)
+    if report.source.metric is None or row.metric is None:
+        return None
+    return report.source.metric.value - row.metric.value
+
+
+def chosen_row(report: Report) -> VariantRow | None:
+    return next((row for row in report.variants if row.chosen), None)
