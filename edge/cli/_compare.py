@@ -251,5 +251,5 @@ def _sparkline(layers: Sequence[LayerFacts]) -> str:
     ]
     low, high = min(columns), max(columns)
     step = (high - low) / (len(_SPARKS) - 1) or 1.0
-    bars = "".join(_SPARKS[round((value - low) / step)] for value in columns)
+    bars = "".join(_SPARKS[-1 - round((high - value) / step)] for value in columns)
     return f"{bars} {low:.0f} to {high:.0f} dB"
