@@ -6,10 +6,18 @@ import argparse
 from pathlib import Path
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
-    """The model to convert or check, and the device it is for."""
+def add_source(parser: argparse.ArgumentParser, *, takes_profiles: bool = False) -> None:
+    """The model to convert or check, and the device it is for, or the ``profiles`` of some."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the model, an ONNX file")
-    parser.add_argument("--profile", default="host", help="the device (default: this machine)")
+    if takes_profiles:
+        parser.add_argument(
+            "--profile",
+            action="append",
+            dest="profiles",
+            help="the device (repeatable; default: this machine)",
+        )
+    else:
+        parser.add_argument("--profile", default="host", help="the device (default: this machine)")
     parser.add_argument("--spec", type=Path, metavar="MODEL.toml", help="what the file can't say")
     parser.add_argument(
         "--shape",

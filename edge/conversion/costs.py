@@ -6,7 +6,7 @@ A multiply-add counts as 2. Of operators that are not known here the bytes alone
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from edge.conversion.graph import STANDARD_DOMAINS
@@ -234,8 +234,3 @@ _FLOPS = _by_operator(
 
 _FREE = frozenset({"Shape", "Size", "Constant", "If", "Loop", "Scan"})
 _PICKS = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
-
-
-def parameters(scopes: Iterable[Scope]) -> int:
-    """Numbers among the weights, of any type."""
-    return sum(value.elements for scope in scopes for value in scope.weights.values())

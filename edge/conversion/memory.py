@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,6 +10,7 @@ from edge.conversion.costs import GATES
 from edge.conversion.graph import label
 from edge.conversion.report import MemoryEstimate, MemoryStep
 from edge.conversion.sizing import WIDTHS, Scope, Skeleton, Value, view_of
+from edge.core.profile import load_profile
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -55,6 +57,11 @@ def peak_memory(scope: Scope, precision: str) -> Peak:
     """Estimate for floats of ``precision``, without the engine's own memory."""
     width = WIDTHS[precision]
     return _peak(scope, _steps(scope, width.activations), width.weights)
+
+
+def here_bytes() -> float:
+    """Memory of this machine; infinite where the system does not say."""
+    return load_profile("host").memory.bytes or math.inf
 
 
 def largest_batch(skeleton: Skeleton, precision: str, device_bytes: int) -> int:
@@ -109,10 +116,10 @@ def _scratch(scope: Scope, node: NodeProto, width: float) -> int:
     if node.op_type not in GATES:
         return 0
     sequence, weights = (scope.values.get(name) for name in node.input[:2])
-    if sequence is None or weights is None:
+    if sequence is None or weights is None or (len(sequence.shape), len(weights.shape)) != (3, 3):
         return 0
     steps, batch, _ = sequence.shape
-    return Value((steps, batch, weights.shape[1]), sequence.bits, True).size(width)
+    return sequence._replace(shape=(steps, batch, weights.shape[1])).size(width)
 
 
 def _inner(branch: Scope, width: float) -> int:

@@ -39,7 +39,7 @@ def latencies(
     peaks = {unit: rates.get(precision, 0) for unit, rates in profile.compute.peak_tops.items()}
     known = {unit: rate * 1e12 for unit, rate in peaks.items() if rate}
     if not known:
-        return (_without_peak(kernels, bandwidth, precision),)
+        return (_without_peak(kernels, bandwidth),)
     found = [_with_peak(kernels, unit, rate, bandwidth) for unit, rate in known.items()]
     return tuple(sorted(found, key=lambda estimate: estimate.ms or 0))
 
@@ -53,8 +53,8 @@ def _with_peak(kernels: list[Cost], unit: str, rate: float, bandwidth: float) ->
     )
 
 
-def _without_peak(kernels: list[Cost], bandwidth: float, precision: str) -> LatencyEstimate:
-    why = f"the profile has no peak rate for {precision}"
+def _without_peak(kernels: list[Cost], bandwidth: float) -> LatencyEstimate:
+    why = "the profile has no peak rate"
     if not bandwidth:
         return LatencyEstimate("", None, "unknown", f"{why} and no memory bandwidth")
     moved = sum(kernel.moved for kernel in kernels)

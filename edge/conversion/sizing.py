@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from edge.conversion import graph
+from edge.core.errors import ModelError
 from edge.core.lazy import require
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ WIDTHS = {
 
 
 class Value(NamedTuple):
-    """``bits`` of one element in the source; ``is_float``: a precision changes them."""
+    """``dtype`` is ONNX's name of it, such as ``FLOAT`` or ``INT64``; ``bits`` those it takes."""
 
     shape: tuple[int, ...]
+    dtype: str
     bits: int
-    is_float: bool
 
     @property
     def elements(self) -> int:
@@ -54,7 +55,7 @@ class Value(NamedTuple):
 
     def size(self, width: float) -> int:
         """Bytes, where floats are ``width`` bytes wide unless they are narrower in the source."""
-        bits = min(self.bits, width * 8) if self.is_float else self.bits
+        bits = min(self.bits, width * 8) if "FLOAT" in self.dtype else self.bits
         return math.ceil(self.elements * bits / 8)
 
 
@@ -108,7 +109,7 @@ class Skeleton:
         bare.opset_import.extend(model.opset_import)
         bare.functions.extend(model.functions)
         into = bare.graph
-        into.name = model.graph.name
+        into.name = "skeleton"
         into.input.extend(model.graph.input)
         into.output.extend(model.graph.output)
         into.value_info.extend(model.graph.value_info)
@@ -132,7 +133,11 @@ class Skeleton:
         return [v for v in self._model.graph.input if v.name in self._names]
 
     def sizes(self, batch: int = 1) -> Sizes:
-        """Give dynamic axes a size, and follow them through the graph."""
+        """Give dynamic axes a size, and follow them through the graph.
+
+        Raises:
+            ModelError: The graph is not sound.
+        """
         onnx = require("onnx", extra="convert")
         model = type(self._model)()
         model.CopyFrom(self._model)
@@ -147,9 +152,12 @@ class Skeleton:
                     continue
                 is_batch = axis == 0 or (dim.dim_param != "" and dim.dim_param in self.batch_names)
                 dim.dim_value = batch if is_batch else assumed.setdefault(name, length)
-        told = {v.name: v for v in (*model.graph.value_info, *model.graph.output)}
+        told = (*self._model.graph.value_info, *self._model.graph.output)
         _forget_shapes(model.graph)
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        except Exception as error:  # the C++ side raises RuntimeError, InferenceError and others
+            raise ModelError(f"the shapes in the graph can not be followed: {error}") from error
         scope = _scope(inferred.graph, self._weights, {})
         _complete(scope, told, {**dict.fromkeys(self.batch_names - {""}, batch), **assumed})
         return Sizes(
@@ -175,14 +183,13 @@ def _forget_shapes(graph: GraphProto) -> None:
         output.type.tensor_type.ClearField("shape")
 
 
-def _complete(scope: Scope, told: Mapping[str, ValueInfoProto], axes: Mapping[str, int]) -> None:
+def _complete(scope: Scope, told: Iterable[ValueInfoProto], axes: Mapping[str, int]) -> None:
     """Take from the file what inference could not find, as with operators that are not ONNX's."""
-    for name, value in told.items():
-        if name not in scope.values and value.type.tensor_type.HasField("shape"):
-            for dim in value.type.tensor_type.shape.dim:
-                if not dim.dim_value and dim.dim_param in axes:
-                    dim.dim_value = axes[dim.dim_param]
-            _add(scope.values, value)
+    for value in told:
+        tensor = value.type.tensor_type
+        dims = tuple(d.dim_value or axes.get(d.dim_param, 0) for d in tensor.shape.dim)
+        if value.name not in scope.values and tensor.HasField("shape") and all(dims):
+            scope.values[value.name] = Value(dims, *_kind(tensor.elem_type))
 
 
 def _scope(graph: GraphProto, weights: dict[str, Value], outer: Mapping[str, Value]) -> Scope:
@@ -240,14 +247,15 @@ def _value_of(tensor: TensorProto) -> Value:
     return Value(tuple(tensor.dims), *_kind(tensor.data_type))
 
 
-def _kind(data_type: int) -> tuple[int, bool]:
-    """Bits of an element, and whether it is a float that a precision makes narrower."""
+def _kind(data_type: int) -> tuple[str, int]:
+    """Name of a type, and the bits of an element."""
     onnx = require("onnx", extra="convert")
-    name = onnx.TensorProto.DataType.Name(data_type)
-    if name in _BITS:
-        return _BITS[name], name == "FLOAT"
+    try:
+        name = str(onnx.TensorProto.DataType.Name(data_type))
+    except ValueError:  # a damaged file, or a type that is newer than the library
+        return "UNDEFINED", 0
     digits = re.search(r"\d+", name)  # as in UINT4, BFLOAT16 and FLOAT8E4M3FN
-    return int(digits.group()) if digits else 0, "FLOAT" in name
+    return name, _BITS.get(name, int(digits.group()) if digits else 0)
 
 
 _BITS = {"FLOAT": 32, "DOUBLE": 64, "BOOL": 8, "STRING": 64}

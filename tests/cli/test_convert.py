@@ -1,4 +1,4 @@
-"""``edge convert`` and ``edge check``: what a person sees, and what a script reads."""
+"""``edge convert``: what a person sees, and what a script reads."""
 
 from __future__ import annotations
 
@@ -63,15 +63,3 @@ def test_wrong_input_is_exit_code_2_with_a_word_on_what_to_do(arguments, capsys,
 def test_malformed_shape_is_wrong_usage(arguments, capsys):
     assert main([*arguments, "--shape", "image"]) == 2
     assert "is not like images=1x3x224x224" in capsys.readouterr().err
-
-
-def test_check_names_the_flag_that_a_static_device_needs(digits, capsys):
-    model = str(digits / "digits.onnx")
-    assert main(["check", model, "--profile", "intel-core-ultra-2"]) == 2
-    assert "--batch 1" in capsys.readouterr().out
-    assert main(["check", model, "--profile", "intel-core-ultra-2", "--batch", "1"]) == 0
-
-
-def test_check_prints_findings_by_engine_as_json(digits, capsys):
-    assert main(["check", str(digits / "digits.onnx"), "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"openvino", "onnxruntime"}

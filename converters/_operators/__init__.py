@@ -1,0 +1,1 @@
+"""What an engine on this machine says to the operators of a model."""
