@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge.conversion import graph
+from edge.conversion import graph, memory
 from edge.core.contracts import Finding, shape_findings
 from edge.core.errors import ModelError
 from edge.core.lazy import require
@@ -28,6 +28,9 @@ Step = Callable[["ModelProto"], "ModelProto"]
 log = logging.getLogger(__name__)
 
 AGAIN = "export or download it again"
+
+LARGEST_SHARE = 0.5
+"""Of this machine's memory, which a model may be estimated to need and is still run."""
 
 PER_CHANNEL_OPSET = 13
 """The first opset whose DequantizeLinear has an axis, so that weights can have a scale each."""
@@ -169,10 +172,14 @@ def clean(
 
     A step that fails or changes the outputs is left out, and a finding says so.
     """
-    trials = list(_trials(model, probe))
+    is_too_large = memory.memory_estimate(model).peak_bytes > LARGEST_SHARE * memory.here_bytes()
+    trials = [] if is_too_large else list(_trials(model, probe))
     if not trials:
         _refuse_unless_loadable(model)
-        why = "noise does not run through the model, so a cleaned one could not be compared"
+        what = (
+            "the model is too large to run here" if is_too_large else "noise does not run through"
+        )
+        why = f"{what}, so a cleaned one could not be compared"
         return model, [Finding("info", f"the graph is used as it is: {why}")]
     findings: list[Finding] = []
     for what, step in _steps(model, profile):
