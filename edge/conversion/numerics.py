@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
+from edge.conversion.noise import CAP_DB, NoiseSums
 from edge.conversion.report import LayerError
 from edge.conversion.tapping import Node, TappedFile, open_tapped
 from edge.core import plugins
@@ -22,20 +21,17 @@ from edge.core.profile import load_profile
 
 if TYPE_CHECKING:
     from edge.core.contracts import Session
-    from edge.core.tensor import Array, Feeds
+    from edge.core.tensor import Feeds
 
 log = logging.getLogger(__name__)
-
-CAP_DB = 120.0
-"""Of equal values, and with a minus of those that are no numbers: JSON has no infinity."""
 
 NEGLIGIBLE_DB = 35.0
 LARGE_FALL_DB = 10.0
 """A layer that is well quantized to INT8 costs 1 to 5 dB. A fall counts from ``NEGLIGIBLE_DB``
 down: from an exact input to the first rounding is no break."""
 
-BLOCK = 2**15
-"""Values that are summed at a time: they stay in the processor's cache."""
+RESCALED_DB = 6.0
+"""What a factor per channel has to gain before a layer counts as scaled on purpose."""
 
 CHUNK_TENSORS = 256
 CHUNK_BYTES = 2**27
@@ -116,15 +112,15 @@ def compare(reference: ModelForm, other: ModelForm, samples: Iterable[Feeds]) ->
     feeds = list(samples)
     if not feeds:
         raise InputError("there are no samples to compare on")
-    sums = {node.result: Sums() for node, _ in pairs}
+    sums = {node.result: NoiseSums() for node, _ in pairs}
     for chunk in _chunks(pairs):
         _accumulate(chunk, list(zip(files, (reference, other), strict=True)), feeds, sums)
+    sums = {result: found for result, found in sums.items() if found.is_comparable}
+    rescaled = _rescaled(files[0], sums)
     errors = {
-        node.result: LayerError(
-            node.label, node.op, round(found.sqnr_db, 2), round(found.cosine, 6)
-        )
+        node.result: _error(node, sums[node.result], is_rescaled=node.result in rescaled)
         for node in layers
-        if (found := sums.get(node.result)) and found.is_comparable
+        if node.result in sums
     }
     if not errors:
         raise InputError(
@@ -156,7 +152,7 @@ def _accumulate(
     chunk: Sequence[tuple[Node, str]],
     forms: Sequence[tuple[TappedFile, ModelForm]],
     samples: Sequence[Feeds],
-    sums: dict[str, Sums],
+    sums: dict[str, NoiseSums],
 ) -> None:
     """Add what ``samples`` give in one chunk of layers; one sample's values are held at a time."""
     wanted = [[node.value for node, _ in chunk], [value for _, value in chunk]]
@@ -200,62 +196,36 @@ def _open(
     return backend.open(tapped, folder, load_profile("host"), {"device": "cpu"}), names
 
 
-class Sums:
-    """What is kept of a tensor over all samples: powers of signal, answer and noise."""
+def _rescaled(file: TappedFile, sums: Mapping[str, NoiseSums]) -> set[str]:
+    """Layers whose channels were scaled on purpose, by what the layers that read them undo.
 
-    def __init__(self) -> None:
-        self._expected = self._got = self._noise = self._product = 0.0
-        self.is_comparable = True
-
-    def add(self, expected: Array, got: Array) -> None:
-        kinds = {expected.dtype.kind, got.dtype.kind}
-        self.is_comparable &= kinds == {"f"} and expected.shape == got.shape
-        if not self.is_comparable:
-            return
-        a, b = expected.ravel(), got.ravel()
-        for start in range(0, a.size, BLOCK):
-            block = slice(start, start + BLOCK)
-            self._add(a[block].astype(np.float64), b[block].astype(np.float64))
-
-    def _add(self, expected: Array, got: Array) -> None:
-        with np.errstate(all="ignore"):
-            powers = _powers(expected, got)
-            if not all(map(math.isfinite, powers)):
-                # Equal infinities are no error, as in masks; a NaN in one of them is.
-                same = (expected == got) | (np.isnan(expected) & np.isnan(got))
-                broken = same & ~np.isfinite(expected)
-                powers = _powers(np.where(broken, 0, expected), np.where(broken, 0, got))
-        self._expected += powers[0]
-        self._got += powers[1]
-        self._product += powers[2]
-        self._noise += powers[3]
-
-    @property
-    def sqnr_db(self) -> float:
-        """Signal to noise ratio, within ``CAP_DB``."""
-        if self._noise == 0:
-            return CAP_DB
-        if not math.isfinite(self._noise) or self._expected == 0:
-            return -CAP_DB
-        return max(-CAP_DB, min(CAP_DB, 10 * math.log10(self._expected / self._noise)))
-
-    @property
-    def cosine(self) -> float:
-        """1 for equal directions, 0 where one of them is none."""
-        if self._noise == 0:
-            return 1.0
-        length = math.sqrt(self._expected) * math.sqrt(self._got)
-        cosine = self._product / length if length else 0.0
-        return max(-1.0, min(1.0, cosine)) if math.isfinite(cosine) else 0.0
+    Quantizers even out channels so, and it is no error: with a factor per channel such a layer is
+    far nearer, and its readers without one are nearer by half of that at least.
+    """
+    readers: dict[str, set[str]] = {}
+    found: set[str] = set()
+    for node in reversed(file.nodes):
+        own = readers.get(node.result, set()) | readers.get(node.value, set())
+        result = sums.get(node.result)
+        if result:
+            gain = result.scaled_sqnr_db - result.sqnr_db
+            undone = result.sqnr_db + gain / 2
+            if (
+                own
+                and gain >= RESCALED_DB
+                and all(name in found or sums[name].sqnr_db >= undone for name in own)
+            ):
+                found.add(node.result)
+            own = {node.result}
+        for name in node.reads:
+            readers.setdefault(name, set()).update(own)
+    return found
 
 
-def _powers(expected: Array, got: Array) -> tuple[float, float, float, float]:
-    """Of signal, answer, their product, and noise. ``einsum`` and not ``@``: its products are not
-    BLAS's, whose threads wait for those of the engine (20 times as long on two cores)."""
-    noise = got - expected
-    pairs = ((expected, expected), (got, got), (expected, got), (noise, noise))
-    first, second, product, difference = (float(np.einsum("i,i", a, b)) for a, b in pairs)
-    return first, second, product, difference
+def _error(node: Node, sums: NoiseSums, *, is_rescaled: bool) -> LayerError:
+    sqnr_db = sums.scaled_sqnr_db if is_rescaled else sums.sqnr_db
+    cosine = sums.scaled_cosine if is_rescaled else sums.cosine
+    return LayerError(node.label, node.op, round(sqnr_db, 2), round(cosine, 6))
 
 
 def _rows(file: TappedFile, errors: dict[str, LayerError]) -> Iterator[LayerRow]:

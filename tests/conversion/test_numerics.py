@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from edge.conversion import numerics
-from edge.conversion.numerics import CAP_DB, ModelForm, Sums, compare, layer_errors, onnx_form
+from edge.conversion.noise import CAP_DB, NoiseSums
+from edge.conversion.numerics import ModelForm, compare, layer_errors, onnx_form
 from edge.core import plugins
 from edge.core.contracts import ConvertRequest
 from edge.core.errors import InputError, UnsupportedError
@@ -116,6 +117,28 @@ def test_a_layer_that_was_broken_on_purpose_is_named(
     first = next(i for i, row in enumerate(found.rows) if row.error.name == node)
     assert all(row.error.sqnr_db == CAP_DB for row in found.rows[:first])
     assert all(row.error.sqnr_db < 20 for row in found.rows[first:])
+
+
+SCALES = np.geomspace(0.05, 20, 8).astype(np.float32).reshape(8, 1, 1, 1)
+
+
+def test_channels_that_are_scaled_and_scaled_back_are_no_error(
+    source: Path, tmp_path: Path
+) -> None:
+    factors = {"conv1": SCALES, "conv2": 1 / SCALES.reshape(1, 8, 1, 1)}
+    evened = network(tmp_path / "evened.onnx", lambda name, w: w * factors.get(name, 1))
+    found = compare(onnx_form(source), onnx_form(evened), Noise(2))
+    assert len(found.rows) == 2 * DEPTH + 3
+    assert min(row.error.sqnr_db for row in found.rows) > 100
+    assert found.broke_at is None
+
+
+def test_channels_that_stay_scaled_are_an_error(source: Path, tmp_path: Path) -> None:
+    scaled = network(tmp_path / "s.onnx", lambda n, w: w * SCALES if n == "conv1" else w)
+    found = compare(onnx_form(source), onnx_form(scaled), Noise(2))
+    assert found.broke_at is not None
+    assert found.broke_at.error.name == "conv1"
+    assert found.broke_at.error.sqnr_db < 5
 
 
 def test_layers_come_in_execution_order_with_their_operators(source: Path) -> None:
@@ -289,17 +312,29 @@ NAN, INF = float("nan"), float("inf")
 def test_signal_to_noise_and_cosine_are_finite_and_right(
     expected: list[float], got: list[float], sqnr_db: float, cosine: float
 ) -> None:
-    sums = Sums()
+    sums = NoiseSums()
     sums.add(np.array(expected, np.float32), np.array(got, np.float32))
     assert sums.sqnr_db == pytest.approx(sqnr_db, abs=1e-3)
     assert sums.cosine == pytest.approx(cosine, abs=1e-5)
+
+
+def test_sums_survive_another_number_of_channels() -> None:
+    sums = NoiseSums()
+    for channels in (2, 3):
+        expected = np.ones((1, channels, 5, 2), np.float32)
+        got = expected.copy()
+        got[0, 0, 0, 0] = 0
+        sums.add(expected, got)
+    assert sums.sqnr_db == pytest.approx(10 * np.log10(50 / 2))
+    sums.add(np.zeros((1, 3, 0, 2), np.float32), np.zeros((1, 3, 0, 2), np.float32))
+    assert sums.sqnr_db == pytest.approx(10 * np.log10(50 / 2))
 
 
 def test_sums_do_not_depend_on_how_values_are_split() -> None:
     generator = np.random.default_rng(0)
     expected = generator.standard_normal((5, 30_000)).astype(np.float32)
     got = expected + generator.standard_normal(expected.shape).astype(np.float16) / 50
-    whole, parts = Sums(), Sums()
+    whole, parts = NoiseSums(), NoiseSums()
     whole.add(expected, got)
     for row in range(5):
         parts.add(expected[row], got[row])
@@ -309,7 +344,7 @@ def test_sums_do_not_depend_on_how_values_are_split() -> None:
 
 @pytest.mark.parametrize("got", [np.zeros((2, 1), np.float32), np.zeros(2, np.int8)])
 def test_other_shapes_and_types_are_not_compared(got: np.ndarray) -> None:
-    sums = Sums()
+    sums = NoiseSums()
     sums.add(np.zeros(2, np.float32), np.zeros(2, np.float32))
     sums.add(np.zeros(2, np.float32), got)
     sums.add(np.zeros(2, np.float32), np.zeros(2, np.float32))
