@@ -84,20 +84,23 @@ def _figures() -> dict[str, Any]:
 
 def _content(report: Report) -> dict[str, Any]:
     curves = layers.curves(report)
+    chosen = figures.chosen_row(report)
     return {
         "summary": summarize(report),
         "has_energy": any(row.joules is not None for row in report.variants),
         "machines": sorted({row.measured_on for row in report.variants} - {""}),
         "pareto": pareto.plot(report),
         "engines": [
-            (engine, svg.swatch(shape, f"mark {colour} front"))
+            (engine, svg.swatch(svg.mark(shape, 7, 7, 5, f"mark {colour} front")))
             for engine, (shape, colour) in pareto.shapes_by_engine(report).items()
         ],
         "front_swatch": svg.stroke_swatch("front-line"),
+        "source_swatch": svg.swatch(pareto.cross(7, 7)),
         "gate_swatch": svg.stroke_swatch("gate"),
         "curves": curves,
         "layer_plot": layers.plot(curves),
         "worst": layers.worst_layers(curves),
+        "agreement": chosen.agreement if chosen else None,
         "different": tables.disagreements(report),
         "no_disagreement": tables.no_disagreement(report),
         "placed": tables.placements(report),

@@ -66,7 +66,7 @@ def worst_layers(drawn: Sequence[Curve]) -> list[WorstLayer]:
 def plot(drawn: Sequence[Curve]) -> str:
     if not drawn:
         return ""
-    order = {name: number for number, name in enumerate(merged_order(drawn))}
+    order = {name: number for number, name in enumerate(merged_order(drawn), 1)}
     names = ", ".join(curve.variant for curve in drawn)
     return svg.plot(
         f"signal to noise ratio of {len(order)} layers in execution order, for {names}; "
@@ -96,9 +96,9 @@ def _draw(drawn: Sequence[Curve], order: dict[str, int], width: int) -> Iterable
     found = [error.sqnr_db for curve in drawn for error in curve.errors]
     low = max(min(0.0, *found), FLOOR_DB)
     high = min(max(40.0, *found), CEILING_DB)
-    x = svg.Scale(0, max(len(order) - 1, 1), LEFT + 4, width - RIGHT - 4)
+    x = svg.Scale(1, max(len(order), 2), LEFT + 4, width - RIGHT - 4)
     y = svg.Scale(low, high * 1.04, HEIGHT - BOTTOM, TOP)
-    yield from _axes(x, y, width, len(order))
+    yield from _axes(x, y, width)
     for curve in reversed(drawn):
         points = [(x.at(order[error.name]), y.at(error.sqnr_db)) for error in curve.errors]
         look = f"c{curve.number % 6}"
@@ -113,7 +113,7 @@ def _draw(drawn: Sequence[Curve], order: dict[str, int], width: int) -> Iterable
             yield svg.mark("circle", *at, 3.2, f"mark {look} front", hint)
 
 
-def _axes(x: svg.Scale, y: svg.Scale, width: int, count: int) -> Iterable[str]:
+def _axes(x: svg.Scale, y: svg.Scale, width: int) -> Iterable[str]:
     base, right = HEIGHT - BOTTOM, width - RIGHT
     for value in y.ticks(6):
         yield svg.line(LEFT, y.at(value), right, y.at(value), "grid")
@@ -121,8 +121,7 @@ def _axes(x: svg.Scale, y: svg.Scale, width: int, count: int) -> Iterable[str]:
         if value >= 0 and value % 20 == 0:
             yield svg.text(right + 6, y.at(value) + 4, noise_text(value), "start", "tick")
     for value in x.ticks(8 if width > 500 else 4):
-        if value < count:
-            yield svg.text(x.at(value), base + 18, svg.tick_text(value + 1), "middle", "tick")
+        yield svg.text(x.at(value), base + 18, svg.tick_text(value), "middle", "tick")
     yield svg.line(LEFT, base, right, base, "axis")
     yield svg.text(2, 14, "SQNR, dB", "start", "name")
     yield svg.text(width - 2, 14, "noise", "end", "name")

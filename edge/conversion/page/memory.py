@@ -55,9 +55,9 @@ def _draw(memory: MemoryEstimate, width: int) -> Iterable[str]:
     yield svg.line(LEFT, weights, width - RIGHT, weights, "floor-line")
     yield svg.line(LEFT, base, width - RIGHT, base, "axis")
     for value in x.ticks(8 if width > 500 else 4):
-        if value < count:
-            at = (x.at(value) + x.at(value + 1)) / 2
-            yield svg.text(at, base + 18, svg.tick_text(value + 1), "middle", "tick")
+        if value >= 1:
+            at = (x.at(value - 1) + x.at(value)) / 2
+            yield svg.text(at, base + 18, svg.tick_text(value), "middle", "tick")
     yield svg.text(2, 14, f"memory, {UNITS[power]}", "start", "name")
     yield svg.text(width - RIGHT, base + 36, "step, in the order of execution", "end", "name")
     yield from _peak(memory, peak, (x, y), unit)

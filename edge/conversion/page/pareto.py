@@ -125,8 +125,8 @@ def _draw(
     return [
         *_axes(report, frame),
         *_front(points, frame),
-        *_source(report, frame),
         *marks,
+        cross(frame.x.at(report.source.latency_ms.p50), frame.y.at(0.0)),
         *_labels(order, frame),
     ]
 
@@ -178,11 +178,10 @@ def _front(points: Sequence[Point], frame: Frame) -> Iterable[str]:
         yield svg.path([start, *best, end], "front-line")
 
 
-def _source(report: Report, frame: Frame) -> Iterable[str]:
-    """Where the source stands: it loses nothing."""
-    x, y = frame.x.at(report.source.latency_ms.p50), frame.y.at(0.0)
-    yield svg.line(x, y - 9, x, y + 9, "source")
-    yield svg.line(x - 9, y, x + 9, y, "source")
+def cross(x: float, y: float) -> str:
+    """Where the source stands; in a halo, as other marks lie under it."""
+    arms = f"M{x - 6:.1f},{y:.1f}h12M{x:.1f},{y - 6:.1f}v12"
+    return "".join(svg.element("path", d=arms, class_=class_) for class_ in ("halo", "source"))
 
 
 def _labels(order: Sequence[Point], frame: Frame) -> Iterable[str]:

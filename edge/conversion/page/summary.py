@@ -14,11 +14,15 @@ from edge.conversion.page.figures import (
     ratio_text,
     signed,
     size_text,
+    two_places,
 )
 from edge.conversion.report import Report, VariantRow
 
 SLOWER = 1.05
 """Medians nearer to each other than this are taken for equal."""
+
+
+MOST_WARNINGS = 3
 
 
 class Fact(msgspec.Struct, frozen=True):
@@ -27,6 +31,7 @@ class Fact(msgspec.Struct, frozen=True):
     title: str
     figure: str
     detail: str
+    look: str = ""
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -106,9 +111,13 @@ def _gains(report: Report, chosen: VariantRow) -> Iterable[str]:
             f"(median, one at a time): {speed if is_faster else f'slower, {speed}'}."
         )
     if chosen.size_bytes and source.size_bytes:
-        ratio = source.size_bytes / chosen.size_bytes
-        sizes = f"{size_text(chosen.size_bytes)} instead of {size_text(source.size_bytes)}"
-        yield f"The file has {sizes}{f', {_times(ratio)} smaller' if ratio >= 1.05 else ''}."
+        before, after = size_text(source.size_bytes), size_text(chosen.size_bytes)
+        ratio = chosen.size_bytes / source.size_bytes
+        if SLOWER > ratio > 1 / SLOWER:
+            yield f"The file keeps its size of {after}."
+        else:
+            verb = "shrinks" if ratio < 1 else "grows"
+            yield f"The file {verb} from {before} to {after}."
 
 
 def _accuracy(report: Report, chosen: VariantRow) -> Iterable[str]:
@@ -119,13 +128,13 @@ def _accuracy(report: Report, chosen: VariantRow) -> Iterable[str]:
     elif gate.measure == "agreement":
         yield (
             f"It answers as the source does in {digits(100 - lost)} % of the cases: "
-            f"{digits(lost)} points lost, {allowed}."
+            f"{two_places(lost)} points lost, {allowed}."
         )
     elif lost == 0:
         yield f"It keeps all of the source's {gate.measure}; {allowed}."
     else:
         verb = "loses" if lost > 0 else "gains"
-        yield f"It {verb} {digits(abs(lost))} points of {gate.measure}; {allowed}."
+        yield f"It {verb} {two_places(abs(lost))} points of {gate.measure}; {allowed}."
     if gate.met:
         yield "The gate is met: by this data it can take the source's place."
     else:
@@ -144,12 +153,11 @@ def _cautions(report: Report, chosen: VariantRow) -> Iterable[str]:
             f"Times are those of the machine that converted ({chosen.measured_on}), "
             f"not of {report.profile}."
         )
-    errors = sum(finding.severity != "info" for finding in report.findings)
-    if errors:
-        yield (
-            f"The checks have {errors} warning{'s' if errors > 1 else ''}; "
-            "they stand under what was refused."
-        )
+    warnings = [finding.message for finding in report.findings if finding.severity != "info"]
+    for message in warnings[:MOST_WARNINGS]:
+        yield f"Warning: {message}."
+    if len(warnings) > MOST_WARNINGS:
+        yield f"{len(warnings) - MOST_WARNINGS} more warnings stand among the findings."
 
 
 def _slower(report: Report) -> Iterable[str]:
@@ -187,4 +195,5 @@ def _facts(report: Report, chosen: VariantRow) -> Iterable[Fact]:
     if lost is not None:
         allowed = f"points; {report.gate.max_drop:g} may be lost"
         yield Fact(report.gate.measure, signed(-lost), allowed)
-    yield Fact("Gate", "met" if report.gate.met else "not met", report.gate.why)
+    word, look = ("met", "met") if report.gate.met else ("not met", "missed")
+    yield Fact("Gate", word, report.gate.why, look)

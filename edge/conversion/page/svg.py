@@ -8,7 +8,7 @@ from html import escape
 
 import msgspec
 
-WIDE = 720
+WIDE = 840
 NARROW = 330
 """Plots are drawn for a desk and for a phone; the style sheet shows the one that fits."""
 
@@ -102,9 +102,8 @@ def mark(shape: str, x: float, y: float, radius: float, class_: str, *content: s
     return element("polygon", *content, points=points, class_=class_)
 
 
-def swatch(shape: str, class_: str) -> str:
-    """A mark for a legend."""
-    drawn = mark(shape, 7.0, 7.0, 5.0, class_)
+def swatch(drawn: str) -> str:
+    """A mark at 7, 7 for a legend."""
     return element("svg", drawn, viewBox="0 0 14 14", class_="swatch", aria_hidden="true")
 
 
