@@ -77,6 +77,7 @@ def _figures() -> dict[str, Any]:
         "noise_text": figures.noise_text,
         "db_text": figures.db_text,
         "two_places": figures.two_places,
+        "points_text": figures.points_text,
         "digits": figures.digits,
         "placement_words": tables.placement_words,
     }

@@ -50,6 +50,10 @@ def two_places(value: float) -> str:
     return signed(value, plus="")
 
 
+def points_text(points: float) -> str:
+    return f"{points:g} point{'' if points == 1 else 's'}"
+
+
 def db_text(sqnr_db: float) -> str:
     return f"{signed(sqnr_db, 1, plus='')} dB"
 

@@ -89,12 +89,13 @@ def _frame(report: Report, points: Sequence[Point], width: int) -> Frame:
     times = [point.row.latency_ms.p50 for point in points if point.row.latency_ms]
     times.append(report.source.latency_ms.p50)
     fastest, slowest = max(min(times), 1e-6), max(*times, 1e-6)
+    spread = (slowest - fastest) or slowest
     is_log = slowest / fastest > 8
     return Frame(
         width,
         svg.Scale(
-            fastest / 1.25 if is_log else 0.0,
-            slowest * (1.25 if is_log else 1.1),
+            fastest / 1.25 if is_log else max(fastest - 0.25 * spread, 0.0),
+            slowest * 1.25 if is_log else slowest + 0.12 * spread,
             LEFT,
             width - RIGHT,
             is_log,
@@ -156,7 +157,13 @@ def _axes(report: Report, frame: Frame) -> Iterable[str]:
     yield svg.text(2, 14, f"points of {report.gate.measure} lost", "start", "name")
     if top > TOP:
         yield svg.line(LEFT, top, right, top, "break")
-        yield svg.text(LEFT - 8, TOP + BREAK / 2 + 4, f"> {digits(frame.limit)}", "end", "tick")
+        yield svg.text(
+            LEFT - 8,
+            TOP + BREAK / 2 + 4,
+            f"> {svg.tick_text(round(frame.limit, 1))}",
+            "end",
+            "tick",
+        )
     yield svg.line(LEFT, bound, right, bound, "gate")
     yield svg.text(right - 2, bound - 5, f"allowed: {report.gate.max_drop:g}", "end", "gate-name")
 

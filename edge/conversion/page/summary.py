@@ -8,9 +8,10 @@ import msgspec
 
 from edge.conversion.page.figures import (
     chosen_row,
-    digits,
     loss,
     ms_text,
+    percent_text,
+    points_text,
     ratio_text,
     signed,
     size_text,
@@ -19,7 +20,7 @@ from edge.conversion.page.figures import (
 from edge.conversion.report import Report, VariantRow
 
 SLOWER = 1.05
-"""Medians nearer to each other than this are taken for equal."""
+"""Figures nearer to each other than this factor are taken for equal."""
 
 
 MOST_WARNINGS = 3
@@ -68,32 +69,54 @@ def summarize(report: Report) -> Summary:
 
 def _converted(report: Report) -> str:
     count = len(report.variants)
-    variants = f"{count} variants were" if count != 1 else "One variant was"
-    return f"{report.model.name} was converted for {report.profile}. {variants} made and measured."
+    made = {0: "No variant was", 1: "One variant was"}.get(count, f"{count} variants were")
+    return f"{report.model.name} was converted for {report.profile}. {made} made and measured."
 
 
 def _choice(report: Report, chosen: VariantRow) -> str:
-    name = f"{chosen.precision.upper()} on {chosen.engine} ({chosen.id}) is chosen"
+    text = f"{chosen.precision.upper()} on {chosen.engine} ({chosen.id}) is chosen"
     others = [row.id for row in report.variants if row.in_bundle and row is not chosen]
-    if not others:
-        return f"{name}."
-    return f"{name}; the bundle also holds {', '.join(others)} for other engines."
+    if others:
+        text += f"; the bundle also holds {', '.join(others)}"
+    return f"{text}.{_why_fp32(report, chosen)}"
+
+
+def _why_fp32(report: Report, chosen: VariantRow) -> str:
+    """What became of the smaller precisions when none of them was chosen."""
+    smaller = [row for row in report.variants if row.precision != "fp32"]
+    if chosen.precision != "fp32" or not smaller or chosen.latency_ms is None:
+        return ""
+    bound, fastest = report.gate.max_drop, chosen.latency_ms.p50
+    kept = [row for row in smaller if (lost := loss(report, row)) is not None and lost <= bound]
+    slower = [row for row in kept if row.latency_ms and row.latency_ms.p50 > fastest]
+    counts = {"too inaccurate": len(smaller) - len(kept), "accurate but slower": len(slower)}
+    found = "; ".join(f"{what}: {count}" for what, count in counts.items() if count)
+    return f" Of the variants in other precisions, {found}." if found else ""
 
 
 def _headline(report: Report, chosen: VariantRow) -> str:
-    precision = chosen.precision.upper()
+    precision, speed = chosen.precision.upper(), chosen.speedup
     if not report.gate.met:
-        return f"Not good enough: {precision} loses more {report.gate.measure} than allowed"
-    if chosen.precision == "fp32":
-        return "Stay with FP32: nothing smaller is both accurate and fast enough"
-    speed = chosen.speedup
+        return _missed(report, chosen)
+    is_faster = speed is not None and speed >= SLOWER
+    if chosen.precision == "fp32" and any(row.precision != "fp32" for row in report.variants):
+        gain = f", {_times(speed)} as fast as the source" if speed and is_faster else ""
+        return f"Stay with FP32{gain}: no smaller precision does better"
     if speed is None:
         return f"{precision} keeps the accuracy that was asked for"
-    if speed >= SLOWER:
+    if is_faster:
         return f"{precision} is {_times(speed)} as fast and keeps the accuracy asked for"
-    if speed * SLOWER >= 1:
-        return f"{precision} keeps the accuracy asked for, at the same speed"
-    return f"{precision} keeps the accuracy asked for, but is slower than the source"
+    end = ", at the same speed" if speed * SLOWER >= 1 else ", but is slower than the source"
+    return f"{precision} keeps the accuracy asked for{end}"
+
+
+def _missed(report: Report, chosen: VariantRow) -> str:
+    precision, lost = chosen.precision.upper(), loss(report, chosen)
+    if lost is None:
+        return f"Not proven: the accuracy of {precision} was not measured"
+    if lost <= report.gate.max_drop:
+        return "Not good enough: a variant in the bundle loses more than allowed"
+    return f"Not good enough: {precision} loses more {report.gate.measure} than allowed"
 
 
 def _times(ratio: float) -> str:
@@ -103,12 +126,15 @@ def _times(ratio: float) -> str:
 def _gains(report: Report, chosen: VariantRow) -> Iterable[str]:
     source, latency = report.source, chosen.latency_ms
     if latency is not None and chosen.speedup is not None:
-        is_faster = chosen.speedup >= 1
         speed = f"{ratio_text(chosen.speedup)} the source's speed"
+        if SLOWER > chosen.speedup > 1 / SLOWER:
+            speed = "about as fast"
+        elif chosen.speedup < 1:
+            speed = f"slower, {speed}"
         before = ms_text(source.latency_ms.p50)
         yield (
             f"An inference takes {ms_text(latency.p50)} instead of {before} "
-            f"(median, one at a time): {speed if is_faster else f'slower, {speed}'}."
+            f"(median, one at a time): {speed}."
         )
     if chosen.size_bytes and source.size_bytes:
         before, after = size_text(source.size_bytes), size_text(chosen.size_bytes)
@@ -122,14 +148,12 @@ def _gains(report: Report, chosen: VariantRow) -> Iterable[str]:
 
 def _accuracy(report: Report, chosen: VariantRow) -> Iterable[str]:
     gate, lost = report.gate, loss(report, chosen)
-    allowed = f"{gate.max_drop:g} may be lost"
+    allowed = f"{points_text(gate.max_drop)} may be lost"
     if lost is None:
         yield f"Its accuracy was not measured; {allowed}."
     elif gate.measure == "agreement":
-        yield (
-            f"It answers as the source does in {digits(100 - lost)} % of the cases: "
-            f"{two_places(lost)} points lost, {allowed}."
-        )
+        share = "all cases" if lost == 0 else f"{percent_text(1 - lost / 100)} of the cases"
+        yield f"It answers as the source does in {share}; {allowed}."
     elif lost == 0:
         yield f"It keeps all of the source's {gate.measure}; {allowed}."
     else:
@@ -145,9 +169,12 @@ def _accuracy(report: Report, chosen: VariantRow) -> Iterable[str]:
 
 
 def _cautions(report: Report, chosen: VariantRow) -> Iterable[str]:
-    slower = list(_slower(report))
-    if slower:
-        yield f"The smaller precision is slower here: {'; '.join(slower)}."
+    slower: dict[str, list[str]] = {}
+    for row in report.variants:
+        slower.setdefault(row.precision, []).extend(_slower(report, row))
+    for precision, times in slower.items():
+        if times:
+            yield f"{precision.upper()}: the smaller precision is slower here. {'; '.join(times)}."
     if report.profile != "host" and chosen.measured_on:
         yield (
             f"Times are those of the machine that converted ({chosen.measured_on}), "
@@ -155,31 +182,24 @@ def _cautions(report: Report, chosen: VariantRow) -> Iterable[str]:
         )
     warnings = [finding.message for finding in report.findings if finding.severity != "info"]
     for message in warnings[:MOST_WARNINGS]:
-        yield f"Warning: {message}."
+        yield f"Warning: {message.rstrip('.')}."
     if len(warnings) > MOST_WARNINGS:
         yield f"{len(warnings) - MOST_WARNINGS} more warnings stand among the findings."
 
 
-def _slower(report: Report) -> Iterable[str]:
-    """Variants that take longer than the same engine in FP32, or than the source without one."""
-    for row in report.variants:
-        if row.precision == "fp32" or row.latency_ms is None:
-            continue
-        own = next(
-            (
-                other.latency_ms.p50
-                for other in report.variants
-                if other.engine == row.engine and other.precision == "fp32" and other.latency_ms
-            ),
-            None,
-        )
-        base = report.source.latency_ms.p50 if own is None else own
-        if row.latency_ms.p50 > base * SLOWER:
-            whose = "the source" if own is None else "FP32"
-            yield (
-                f"{row.precision.upper()} on {row.engine} takes {ms_text(row.latency_ms.p50)}, "
-                f"{whose} {ms_text(base)}"
-            )
+def _slower(report: Report, row: VariantRow) -> Iterable[str]:
+    """That ``row`` takes longer than its engine in FP32, or than the source if there is none."""
+    if row.precision == "fp32" or row.latency_ms is None:
+        return
+    own = [
+        other.latency_ms.p50
+        for other in report.variants
+        if other.engine == row.engine and other.precision == "fp32" and other.latency_ms
+    ]
+    base, whose = (own[0], "FP32") if own else (report.source.latency_ms.p50, "the source")
+    if row.latency_ms.p50 > base * SLOWER:
+        took = ms_text(row.latency_ms.p50)
+        yield f"On {row.engine} it takes {took}, {whose} {ms_text(base)}"
 
 
 def _facts(report: Report, chosen: VariantRow) -> Iterable[Fact]:
