@@ -204,18 +204,15 @@ def _rescaled(file: TappedFile, sums: Mapping[str, NoiseSums]) -> set[str]:
     """
     readers: dict[str, set[str]] = {}
     found: set[str] = set()
+    sqnr_db = {name: each.sqnr_db for name, each in sums.items()}
     for node in reversed(file.nodes):
         own = readers.get(node.result, set()) | readers.get(node.value, set())
-        result = sums.get(node.result)
-        if result:
-            gain = result.scaled_sqnr_db - result.sqnr_db
-            undone = result.sqnr_db + gain / 2
-            if (
-                own
-                and gain >= RESCALED_DB
-                and all(name in found or sums[name].sqnr_db >= undone for name in own)
-            ):
+        if node.result in sums:
+            raw, scaled = sqnr_db[node.result], sums[node.result].scaled_sqnr_db
+            undone = raw + (scaled - raw) / 2
+            if own and scaled - raw >= RESCALED_DB and min(sqnr_db[n] for n in own) >= undone:
                 found.add(node.result)
+                sqnr_db[node.result] = scaled
             own = {node.result}
         for name in node.reads:
             readers.setdefault(name, set()).update(own)

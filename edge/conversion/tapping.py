@@ -192,12 +192,14 @@ class OpenVinoFile:
     def expose(self, values: Collection[str], path: Path) -> dict[str, str]:
         model = _read_ir(self._path)
         ports = {_key(port): port for op in model.get_ordered_ops() for port in op.outputs()}
-        names = {}
-        for value in values:
-            port = ports[value]
-            if not port.get_names():  # as of a FakeQuantize
-                port.get_tensor().set_names({f"tap/{value}"})
-            names[value] = port.get_any_name()
+        # Compiling adds the names of a Clamp that it drops to those of what the Clamp read, and an
+        # output goes by its first name in the alphabet: "#" comes before letters, digits and "/".
+        names = {
+            _key(port.get_node().input_value(0)): port.get_any_name() for port in model.outputs
+        }
+        for number, value in enumerate(value for value in values if value not in names):
+            names[value] = f"#{number}"
+            ports[value].get_tensor().set_names({names[value]})
         model.add_outputs([ports[value] for value in values])
         require("openvino", extra="convert").save_model(model, path, compress_to_fp16=False)
         return names

@@ -19,6 +19,9 @@ onnx = pytest.importorskip("onnx")
 helper = onnx.helper
 
 DEPTH = 4
+ACTIVATIONS = ("relu0", "relu1", "relu2", "clip3")
+OPS = {"relu": ("Relu",), "clip": ("Clip", "zero", "most")}
+LIMITS = {"zero": 0.0, "most": 0.6}
 ENGINES = ("onnx", "openvino")
 
 
@@ -38,7 +41,8 @@ class Noise:
 
 
 def network(path: Path, change: Callable[[str, np.ndarray], np.ndarray] | None = None) -> Path:
-    """Convolutions with ReLUs in a row, and a residual; ``change`` gets each weight by node."""
+    """Convolutions in a row with ReLUs and a Clip, which OpenVINO folds into the quantizer behind
+    it, and a residual; ``change`` gets each weight by node."""
     nodes, weights, before = [], [], "image"
     for index in range(DEPTH):
         name = f"conv{index}"
@@ -47,16 +51,18 @@ def network(path: Path, change: Callable[[str, np.ndarray], np.ndarray] | None =
         values = change(name, values) if change else values
         weights.append(onnx.numpy_helper.from_array(values, f"{name}.weight"))
         inputs = [before, f"{name}.weight"]
+        after, (op, *limits) = ACTIVATIONS[index], OPS[ACTIVATIONS[index][:4]]
         nodes += [
             helper.make_node("Conv", inputs, [f"{name}.out"], name, pads=[1, 1, 1, 1]),
-            helper.make_node("Relu", [f"{name}.out"], [f"relu{index}.out"], f"relu{index}"),
+            helper.make_node(op, [f"{name}.out", *limits], [f"{after}.out"], after),
         ]
-        before = f"relu{index}.out"
+        before = f"{after}.out"
     nodes += [
         helper.make_node("Add", [before, "relu0.out"], ["sum"], "add"),
         helper.make_node("GlobalAveragePool", ["sum"], ["mean"], "pool"),
         helper.make_node("Flatten", ["mean"], ["scores"], "flatten"),
     ]
+    weights += [onnx.numpy_helper.from_array(np.float32(v), n) for n, v in LIMITS.items()]
     float32 = onnx.TensorProto.FLOAT
     graph = helper.make_graph(
         nodes,
@@ -144,13 +150,12 @@ def test_channels_that_stay_scaled_are_an_error(source: Path, tmp_path: Path) ->
 def test_layers_come_in_execution_order_with_their_operators(source: Path) -> None:
     form = onnx_form(source)
     errors = layer_errors(source, form.variant, form.folder, Noise(2))
-    convolutions = [(f"{name}{i}", op) for i in range(DEPTH) for name, op in KINDS]
+    ops = {"conv": "Conv", "relu": "Relu", "clip": "Clip"}
+    names = [name for i in range(DEPTH) for name in (f"conv{i}", ACTIVATIONS[i])]
+    convolutions = [(name, ops[name[:4]]) for name in names]
     rest = [("add", "Add"), ("pool", "GlobalAveragePool"), ("flatten", "Flatten")]
     assert [(error.name, error.op) for error in errors] == [*convolutions, *rest]
     assert {(error.sqnr_db, error.cosine) for error in errors} == {(CAP_DB, 1.0)}
-
-
-KINDS = [("conv", "Conv"), ("relu", "Relu")]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -164,7 +169,7 @@ def test_fewer_bits_mean_larger_errors_at_every_layer(
     ]
     single, half, integer = by_name
     assert min(error.sqnr_db for error in single.values()) > 100
-    assert {f"relu{i}" for i in range(DEPTH)} | {"add", "flatten"} <= set(integer)
+    assert {*ACTIVATIONS, "add", "flatten"} <= set(integer)
     for name, error in integer.items():
         assert 15 < error.sqnr_db < half[name].sqnr_db < single[name].sqnr_db
         assert 0.98 < error.cosine < 1
