@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from edge.conversion.report import Report, VariantRow
 
+SPACE = "\N{NO-BREAK SPACE}"
+"""Keeps a figure and its unit on one line."""
+
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -12,7 +15,7 @@ def size_text(size_bytes: float) -> str:
     value, unit = float(size_bytes), 0
     while value >= 999.5 and unit < len(UNITS) - 1:
         value, unit = value / 1000, unit + 1
-    return f"{value:.0f} B" if unit == 0 else f"{digits(value)} {UNITS[unit]}"
+    return f"{value:.0f}{SPACE}B" if unit == 0 else f"{digits(value)}{SPACE}{UNITS[unit]}"
 
 
 def digits(value: float) -> str:
@@ -22,7 +25,7 @@ def digits(value: float) -> str:
 
 
 def ms_text(value: float) -> str:
-    return f"{digits(value)} ms"
+    return f"{digits(value)}{SPACE}ms"
 
 
 def ratio_text(ratio: float) -> str:
@@ -32,11 +35,11 @@ def ratio_text(ratio: float) -> str:
 def percent_text(share: float) -> str:
     """A share in percent; 100 only for all."""
     percent = 100.0 * share
-    return "100 %" if share >= 1 else f"{min(percent, 99.99):.2f} %"
+    return f"100{SPACE}%" if share >= 1 else f"{min(percent, 99.99):.2f}{SPACE}%"
 
 
 def energy_text(joules: float) -> str:
-    return f"{digits(1000 * joules)} mJ" if joules < 1 else f"{digits(joules)} J"
+    return f"{digits(1000 * joules)}{SPACE}mJ" if joules < 1 else f"{digits(joules)}{SPACE}J"
 
 
 def signed(value: float, places: int = 2, *, plus: str = "+") -> str:
@@ -51,17 +54,23 @@ def two_places(value: float) -> str:
 
 
 def points_text(points: float) -> str:
-    return f"{points:g} point{'' if points == 1 else 's'}"
+    return f"{points:g}{SPACE}point{'' if points == 1 else 's'}"
 
 
 def db_text(sqnr_db: float) -> str:
-    return f"{signed(sqnr_db, 1, plus='')} dB"
+    return f"{signed(sqnr_db, 1, plus='')}{SPACE}dB"
 
 
 def noise_text(sqnr_db: float) -> str:
     """Noise over signal, as amplitudes: 20 dB are 10 %."""
     percent = 100.0 * 10.0 ** (-max(min(sqnr_db, 200.0), -200.0) / 20.0)
-    return f"{percent:.2g} %" if percent < 100 else "over 100 %" if percent > 100 else "100 %"
+    return (
+        f"{percent:.2g}{SPACE}%"
+        if percent < 100
+        else f"over 100{SPACE}%"
+        if percent > 100
+        else f"100{SPACE}%"
+    )
 
 
 def loss(report: Report, row: VariantRow) -> float | None:

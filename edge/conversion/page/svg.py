@@ -8,7 +8,7 @@ from html import escape
 
 import msgspec
 
-WIDE = 840
+WIDE = 960
 NARROW = 330
 """Plots are drawn for a desk and for a phone; the style sheet shows the one that fits."""
 
