@@ -68,13 +68,11 @@ def without_kernel(path: Path, error: BaseException | None) -> tuple[str, ...]:
     model: ModelProto = onnx.load_model(path)
     versions = {_domain(opset.domain): opset.version for opset in model.opset_import}
     inferred = onnx.shape_inference.infer_shapes(model)
-    named = re.findall(r"node with name '([^']+)'", str(error))
-    missing = [
-        node.name or node.output[0]
-        for node, types in _typed_nodes(inferred.graph, {})
-        if not _has_kernel(node, types, kernels, versions)
-    ]
-    return tuple(dict.fromkeys([*named, *missing]))
+    typed = list(_typed_nodes(inferred.graph, {}))
+    own = {node.name for node, _ in typed}  # the engine has renamed those of branches it took out
+    named = [name for name in re.findall(r"node with name '([^']+)'", str(error)) if name in own]
+    missing = (node for node, types in typed if not _has_kernel(node, types, kernels, versions))
+    return tuple(dict.fromkeys([*named, *(node.name or node.output[0] for node in missing)]))
 
 
 def _has_kernel(

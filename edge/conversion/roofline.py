@@ -2,6 +2,11 @@
 
 For every kernel the longer of two times: of its operations at the peak rate, and of its bytes at
 the rate of the memory. The sum is what a perfect engine would need; a real one needs more.
+
+Measured against it, at batch 1: ResNet-50 in INT8 takes 1.9 times this on a Jetson Orin NX and 2.4
+on an AGX Orin (MLPerf 3.1, SingleStream); seven convolutional networks in FP32 on one x86 core,
+with that core's own rates, 1.0 to 1.9 times; a GRU, whose steps wait for each other, 3 times in
+ONNX Runtime and 11 in OpenVINO.
 """
 
 from __future__ import annotations

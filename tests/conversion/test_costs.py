@@ -151,3 +151,46 @@ def test_operations_agree_with_published_counts(real_data, name, gflop):
     cost = graph_cost(Skeleton(model).sizes().scope, FP32)
     # Published counts leave out biases, activations and pooling: 1 to 2 % more is right.
     assert gflop * 0.99 < cost.flops / 1e9 < gflop * 1.03
+
+
+def _resnet50() -> onnx.ModelProto:
+    nodes, weights = [], []
+
+    def convolution(read: str, channels: int, filters: int, size: int, stride: int = 1) -> str:
+        name = f"c{len(nodes)}"
+        shape = (filters, channels, size, size)
+        weights.append(numpy_helper.from_array(np.zeros(shape, np.float32), f"{name}_w"))
+        attributes = {"strides": [stride] * 2, "pads": [size // 2] * 4}
+        nodes.append(helper.make_node("Conv", [read, f"{name}_w"], [name], **attributes))
+        return name
+
+    value = convolution("picture", 3, 64, 7, stride=2)
+    pool = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}
+    nodes.append(helper.make_node("MaxPool", [value], ["pooled"], **pool))
+    value, channels = "pooled", 64
+    for stage, (blocks, width) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)]):
+        for block in range(blocks):
+            stride = 2 if stage > 0 and block == 0 else 1
+            inner = convolution(value, channels, width, 1)
+            inner = convolution(inner, width, width, 3, stride)
+            inner = convolution(inner, width, 4 * width, 1)
+            skip = value if block else convolution(value, channels, 4 * width, 1, stride)
+            value, channels = f"sum{len(nodes)}", 4 * width
+            nodes.append(helper.make_node("Add", [inner, skip], [value]))
+    weights.append(numpy_helper.from_array(np.zeros((2048, 1000), np.float32), "classes"))
+    nodes.append(helper.make_node("GlobalAveragePool", [value], ["mean"]))
+    nodes.append(helper.make_node("Flatten", ["mean"], ["flat"]))
+    nodes.append(helper.make_node("MatMul", ["flat", "classes"], ["scores"]))
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
+        for name, shape in (("picture", ["n", 3, 224, 224]), ("scores", ["n", 1000]))
+    )
+    graph = helper.make_graph(nodes, "resnet50", inputs, outputs, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_operations_of_resnet50_are_the_published_ones(batch):
+    # 4.09 GMAC: torchvision's table of models, without activations and pooling
+    scope = Skeleton(_resnet50()).sizes(batch).scope
+    assert graph_cost(scope, FP32).flops / batch / 2e9 == pytest.approx(4.09, rel=0.005)
