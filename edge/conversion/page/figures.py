@@ -64,13 +64,11 @@ def db_text(sqnr_db: float) -> str:
 def noise_text(sqnr_db: float) -> str:
     """Noise over signal, as amplitudes: 20 dB are 10 %."""
     percent = 100.0 * 10.0 ** (-max(min(sqnr_db, 200.0), -200.0) / 20.0)
-    return (
-        f"{percent:.2g}{SPACE}%"
-        if percent < 100
-        else f"over 100{SPACE}%"
-        if percent > 100
-        else f"100{SPACE}%"
-    )
+    if percent < 0.01:
+        return f"< 0.01{SPACE}%"
+    if percent < 99.5:
+        return f"{percent:.2g}{SPACE}%"
+    return f"{'100' if percent < 100.5 else 'over 100'}{SPACE}%"
 
 
 def loss(report: Report, row: VariantRow) -> float | None:
