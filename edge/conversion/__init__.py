@@ -9,10 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from edge.conversion.build import Progress
+from edge.conversion.cache import StageCache
 from edge.conversion.pipeline import Conversion as Conversion
 from edge.conversion.pipeline import Request, convert_model
 from edge.conversion.plan import AUTO
+from edge.conversion.repair import MINUTES, TRIALS, Limits
+from edge.conversion.workbench import Progress
 from edge.core.errors import InputError
 from edge.core.manifest import Name
 from edge.core.profile import load_profile
@@ -36,6 +38,9 @@ def convert(
     name: str | None = None,
     version: str | None = None,
     output: _Path | None = None,
+    max_trials: int = TRIALS,
+    max_minutes: float = MINUTES,
+    cache: StageCache | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
     """Convert a model for a device, measure the result here, and write a bundle.
@@ -54,6 +59,9 @@ def convert(
         name: Of the bundle; default is the spec's, else the file's stem.
         version: Of the bundle; default is the spec's.
         output: Default is ``<name>.edge`` here.
+        max_trials: Repairs of INT8 that are tried for each engine, where it loses too much.
+        max_minutes: For all repairs together.
+        cache: Of earlier results; default is the user's own.
         progress: Called with a stage's title, how much of it is done, and how much there is.
     Raises:
         ModelError: The source can't be read, or the device can't take it.
@@ -72,10 +80,11 @@ def convert(
         calibration=Path(calibration) if calibration else None,
         evaluation=Path(evaluation) if evaluation else None,
         max_drop=max_drop,
+        limits=Limits(max_trials, max_minutes),
         shapes=dict(shapes or {}),
         batch=batch,
     )
-    return convert_model(request, progress or _silent)
+    return convert_model(request, progress or _silent, cache or StageCache())
 
 
 def _named(spec: ModelSpec, source: Path, name: str | None, version: str | None) -> ModelSpec:

@@ -144,15 +144,13 @@ def _candidate(
         prepared = prepare(source, any_shape, folder, shapes=shapes)
     except ModelError as error:
         refusal = Finding("error", str(error), hint=error.hint)
-        fixed = type(model)()
-        fixed.CopyFrom(model)
         try:
             if shapes:
-                graph.fix_shapes(fixed, shapes)
-            estimator = Estimator(fixed)
+                graph.fix_shapes(model, shapes)
+            estimator = Estimator(model)
         except Exception:  # a graph that is not sound; what it was refused for says why
             raise error from None
-        return _Candidate(None, refusal, _as_it_is(fixed, profile, folder), estimator)
+        return _Candidate(None, refusal, _as_it_is(model, profile, folder), estimator)
     estimator = Estimator(onnx.load_model(prepared.path))
     return _Candidate(prepared, None, prepared.path, estimator)
 
@@ -163,7 +161,7 @@ def _as_it_is(model: ModelProto, profile: DeviceProfile, folder: Path) -> Path |
     try:
         check_model(model, profile)
         path.write_bytes(model.SerializeToString())
-    except (ModelError, ValueError):  # the latter from protobuf, above 2 GB
+    except Exception:  # refused for what no engine would say more about, or above protobuf's 2 GB
         return None
     return path
 

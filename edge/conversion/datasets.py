@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
 from edge.conversion.listing import Listing, list_pictures
@@ -68,6 +71,15 @@ class Dataset(ABC):
             yield Example(feeds, self.labels[index] if self.labels else None, geometry, source)
 
     @property
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 of all that the examples are made of: equal for equal examples."""
+
+    def pick(self, chosen: Sequence[int]) -> Subset:
+        """Some of the examples, as a dataset of their own."""
+        return Subset(self, chosen)
+
+    @property
     def samples(self) -> FeedsOnly:
         """The feeds alone, as converters take them."""
         return FeedsOnly(self)
@@ -86,6 +98,26 @@ class FeedsOnly:
         return (example.feeds for example in self._dataset)
 
 
+class Subset(Dataset):
+    """Some examples of another dataset."""
+
+    def __init__(self, whole: Dataset, chosen: Sequence[int]) -> None:
+        labels = tuple(whole.labels[row] for row in chosen) if whole.labels else None
+        super().__init__(whole.inputs, labels)
+        self._whole = whole
+        self._chosen = tuple(chosen)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self._whole.digest, self._chosen)
+
+    def _read(self, index: int) -> tuple[Feeds, Geometry | None, str]:
+        return self._whole._read(self._chosen[index])
+
+
 class Pictures(Dataset):
     """Picture files, prepared as the model spec says."""
 
@@ -101,6 +133,11 @@ class Pictures(Dataset):
 
     def __len__(self) -> int:
         return len(self._files)
+
+    @cached_property
+    def digest(self) -> str:
+        files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in self._files]
+        return digest_of(files, self.labels, self._pipeline.spec)
 
     def _read(self, index: int) -> tuple[Feeds, Geometry | None, str]:
         image, geometry = self._fitted.get(index) or self._fit(index)
@@ -138,6 +175,14 @@ class Tensors(Dataset):
 
     def __len__(self) -> int:
         return len(self._chosen)
+
+    @cached_property
+    def digest(self) -> str:
+        arrays = {
+            name: (array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).hexdigest())
+            for name, array in sorted(self._arrays.items())
+        }
+        return digest_of(arrays, self.labels, self._chosen)
 
     def _read(self, index: int) -> tuple[Feeds, Geometry | None, str]:
         row = self._chosen[index]
@@ -256,6 +301,11 @@ def _check_classes(path: Path, given: Array, count: int, classes: int) -> None:
             f"{path}: 'labels' go from {given.min()} to {given.max()}, "
             f"classes from 0{f' to {classes - 1}' if classes else ''}"
         )
+
+
+def digest_of(*parts: Any) -> str:
+    """SHA-256 of plain data."""
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
 def spread(count: int, limit: int | None) -> list[int]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge.conversion.report import Gate, Refusal
+from edge.conversion.report import Gate
 from edge.core.manifest import Metric, Variant
 from edge.core.profile import DeviceProfile
+
+if TYPE_CHECKING:
+    from edge.conversion.workbench import Judged
 
 DEFAULT_METRIC_DROP = 1.0
 """Points of the task's metric that a variant may lose when nothing else was asked for."""
@@ -21,41 +25,77 @@ NOISE = 1.05
 """Latencies this close to the best are taken for equal: the smaller variant wins."""
 
 
+class Bound(msgspec.Struct, frozen=True):
+    """What may be lost: ``points`` of the metric ``source`` has, or of agreement where it has none.
+
+    ``source`` is what the source itself reached on the measured samples.
+    """
+
+    points: float
+    source: Metric | None
+
+    @property
+    def measure(self) -> str:
+        return self.source.name if self.source else "agreement"
+
+    def loss(self, judged: Judged) -> float | None:
+        """Points lost against the source; None when nothing was measured."""
+        scores = judged.scores
+        if scores is None:
+            return None
+        if self.source is not None:
+            return None if scores.metric is None else self.source.value - scores.metric.value
+        return None if scores.agreement is None else 100.0 * (1.0 - scores.agreement)
+
+    def lost(self, loss: float | None) -> str:
+        """``loss`` in words."""
+        if loss is None:
+            return "was not measured"
+        verb = "loses" if loss > 0 else "gains" if loss < 0 else "keeps"
+        return (
+            f"{verb} {abs(loss):.2f} points of {self.measure}"
+            if loss
+            else f"keeps all {self.measure}"
+        )
+
+
 class Decision(msgspec.Struct, frozen=True):
-    """Variants, best first, those of them that go into the bundle, and recipes that did worse."""
+    """Variants, best first, and those of them that go into the bundle."""
 
     ranked: tuple[Variant, ...]
     kept: tuple[Variant, ...]
+    front: frozenset[str]
     gate: Gate
-    surpassed: tuple[Refusal, ...]
+
+
+def bound_for(source: Metric | None, max_drop: float | None) -> Bound:
+    """The bound that was asked for, else the default for what is measured."""
+    default = DEFAULT_METRIC_DROP if source else DEFAULT_AGREEMENT_DROP
+    return Bound(default if max_drop is None else max_drop, source)
 
 
 def decide(
     variants: Sequence[Variant],
+    losses: Mapping[str, float | None],
     profile: DeviceProfile,
+    bound: Bound,
     *,
-    source_metric: Metric | None,
-    max_drop: float | None,
     must_pass: bool,
     is_latency_valid: bool,
 ) -> Decision:
     """Choose among measured variants.
 
     Args:
+        losses: Points that each lost, by its id.
         must_pass: Keep the best per engine only if it passes; else (a precision was asked for by
             name) in any case.
         is_latency_valid: Latency here says something of the device, so the fastest wins; else
             the profile's order of precisions and engines decides.
     """
-    measure = source_metric.name if source_metric else "agreement"
-    default = DEFAULT_METRIC_DROP if source_metric else DEFAULT_AGREEMENT_DROP
-    bound = default if max_drop is None else max_drop
-    drops = {variant.id: _drop(variant, source_metric) for variant in variants}
-    variants, surpassed = _best_recipes(variants, drops, measure)
 
     def passes(variant: Variant) -> bool:
-        drop = drops[variant.id]
-        return drop is not None and drop <= bound
+        loss = losses[variant.id]
+        return loss is not None and loss <= bound.points
 
     times = [v.latency_ms.p50 for v in variants if v.latency_ms and passes(v)]
     as_fast = min(times, default=0.0) * NOISE
@@ -76,62 +116,33 @@ def decide(
     kept = [variant for variant in best if passes(variant)] if must_pass else best
     kept = kept or ranked[:1]
     missed = [variant.id for variant in kept if not passes(variant)]
-    gate = Gate(bound, measure, met=not missed, why=_why(kept, drops, bound, measure, missed))
+    told = missed or [kept[0].id]
+    why = "; ".join(f"{name} {bound.lost(losses[name])}" for name in told)
+    gate = Gate(bound.points, bound.measure, met=not missed, why=f"{why}; {bound.points:g} allowed")
     chosen = msgspec.structs.replace(kept[0], chosen=True)
     ids = {variant.id for variant in kept}
     ranked = [chosen if variant.id == chosen.id else variant for variant in ranked]
-    return Decision(tuple(ranked), tuple(v for v in ranked if v.id in ids), gate, surpassed)
-
-
-def _drop(variant: Variant, source_metric: Metric | None) -> float | None:
-    """Points lost against the source; None when nothing was measured."""
-    if source_metric is not None:
-        return None if variant.metric is None else source_metric.value - variant.metric.value
-    return None if variant.agreement is None else 100.0 * (1.0 - variant.agreement)
-
-
-def _best_recipes(
-    variants: Sequence[Variant], drops: dict[str, float | None], measure: str
-) -> tuple[list[Variant], tuple[Refusal, ...]]:
-    """Of variants of one engine and precision, the one that loses least; of equals the first."""
-
-    def loss(variant: Variant) -> tuple[float, float]:
-        drop = drops[variant.id]
-        return (float("inf") if drop is None else drop, -(variant.agreement or 0.0))
-
-    best: dict[tuple[str, str], Variant] = {}
-    for variant in variants:
-        key = (variant.engine, variant.precision)
-        if key not in best or loss(variant) < loss(best[key]):
-            best[key] = variant
-    surpassed = tuple(
-        Refusal(variant.id, f"{_lost(drops[variant.id], measure)}; {chosen.id} is kept")
-        for variant in variants
-        if (chosen := best[variant.engine, variant.precision]) is not variant
+    return Decision(
+        tuple(ranked), tuple(v for v in ranked if v.id in ids), _front(ranked, losses), gate
     )
-    return list(best.values()), surpassed
+
+
+def _front(variants: Sequence[Variant], losses: Mapping[str, float | None]) -> frozenset[str]:
+    """Variants that no other one beats in loss, latency and size at once."""
+    points = {
+        variant.id: (loss, variant.latency_ms.p50, variant.size_bytes)
+        for variant in variants
+        if variant.latency_ms and (loss := losses[variant.id]) is not None
+    }
+
+    def is_beaten(point: tuple[float, float, int]) -> bool:
+        return any(
+            other != point and all(o <= p for o, p in zip(other, point, strict=True))
+            for other in points.values()
+        )
+
+    return frozenset(name for name, point in points.items() if not is_beaten(point))
 
 
 def _position(item: str, order: Sequence[str]) -> int:
     return order.index(item) if item in order else len(order)
-
-
-def _why(
-    kept: Sequence[Variant],
-    drops: dict[str, float | None],
-    bound: float,
-    measure: str,
-    missed: Sequence[str],
-) -> str:
-    if missed:
-        lost = "; ".join(f"{name} {_lost(drops[name], measure)}" for name in missed)
-        return f"{lost}; {bound:g} allowed"
-    first = kept[0]
-    return f"{first.id} {_lost(drops[first.id], measure)}; {bound:g} allowed"
-
-
-def _lost(drop: float | None, measure: str) -> str:
-    if drop is None:
-        return "was not measured"
-    verb = "loses" if drop > 0 else "gains" if drop < 0 else "keeps"
-    return f"{verb} {abs(drop):.2f} points of {measure}" if drop else f"keeps all {measure}"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.bundle import save_tensors
-from edge.core.manifest import Golden, Variant
+from edge.core.manifest import Golden
 
 if TYPE_CHECKING:
     from edge.conversion.datasets import Dataset
-    from edge.conversion.opening import Opened
+    from edge.core.contracts import Session
     from edge.core.tensor import Feeds
 
+FOLDER = "goldens"
 COUNT = 4
 TOTAL_BYTES = 16 * 1024 * 1024
 """Goldens travel with every bundle: fewer are taken where tensors are large, but at least one."""
@@ -26,25 +27,24 @@ magnitude, as kernels of other instruction sets sum in another order."""
 
 
 def make_goldens(
-    dataset: Dataset, opened: Opened, variants: Sequence[Variant], folder: Path
+    dataset: Dataset, source: Session, sessions: Mapping[str, Session], folder: Path
 ) -> tuple[Golden, ...]:
-    """Write ``goldens/<n>/`` under ``folder`` and describe them; one serves all ``variants``."""
-    sessions = {v.id: opened.sessions[v.id] for v in variants if v.id in opened.sessions}
+    """Write ``<n>/`` into ``folder`` and describe them; one serves all ``sessions``, by variant."""
     goldens: list[Golden] = []
     used = 0
     for number, example in enumerate(islice(dataset, COUNT)):
-        expected = opened.reference.run(example.feeds)
+        expected = source.run(example.feeds)
         used += sum(array.nbytes for array in (*example.feeds.values(), *expected.values()))
         if goldens and used > TOTAL_BYTES:
             break
-        place = f"goldens/{number}"
-        (folder / place).mkdir(parents=True)
-        save_tensors(folder / place / "inputs.npz", example.feeds)
-        save_tensors(folder / place / "expected.npz", expected)
+        (folder / str(number)).mkdir()
+        save_tensors(folder / str(number) / "inputs.npz", example.feeds)
+        save_tensors(folder / str(number) / "expected.npz", expected)
         tolerances = {
             name: _tolerances(expected, session.run(example.feeds))
             for name, session in sessions.items()
         }
+        place = f"{FOLDER}/{number}"
         goldens.append(Golden(f"{place}/inputs.npz", f"{place}/expected.npz", tolerances))
     return tuple(goldens)
 

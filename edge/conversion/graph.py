@@ -207,6 +207,17 @@ def keep_signature(model: ModelProto, original: ModelProto) -> None:
             value.CopyFrom(by_name[value.name])
 
 
+def name_nodes(model: ModelProto) -> None:
+    """Give every node of the main graph a name of its own, by which a report can speak of it."""
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{index}"
+            while node.name in taken:
+                node.name += "_"
+        taken.add(node.name)
+
+
 def raise_opset(model: ModelProto, opset: int) -> ModelProto:
     """The model in a newer opset.
 

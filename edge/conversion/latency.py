@@ -1,4 +1,4 @@
-"""Latency of several sessions side by side, on the machine that this runs on."""
+"""Latency and energy of single inferences, of several sessions side by side."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from edge.conversion.energy import EnergyCounter
 from edge.core.contracts import Session
 from edge.core.manifest import Latency
 
@@ -21,28 +24,52 @@ WARM_UP_RUNS = 3
 """Before every block: the engine that ran last may still spin its threads, and caches are cold."""
 
 
-def measure_latency(sessions: Mapping[str, Session], feeds: Feeds) -> dict[str, Latency]:
+class Timings(msgspec.Struct, frozen=True):
+    """By name of session; ``joules`` of the whole processor per inference, where it tells."""
+
+    latency: dict[str, Latency]
+    joules: dict[str, float] = {}
+
+
+class _Samples:
+    """What the blocks of one session add up to."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.joules = 0.0
+
+
+def measure_latency(sessions: Mapping[str, Session], feeds: Feeds) -> Timings:
     """Time single runs, one session after the other in alternating blocks.
 
     Alternation spreads what else the machine does over all of them, so that ratios hold.
     """
-    samples: dict[str, list[float]] = {name: [] for name in sessions}
+    energy = EnergyCounter()
+    samples = {name: _Samples() for name in sessions}
     for _ in range(ROUNDS):
         for name, session in sessions.items():
-            samples[name] += _block(session, feeds)
-    return {name: _percentiles(times) for name, times in samples.items()}
+            _block(session, feeds, samples[name], energy)
+    return Timings(
+        {name: _percentiles(each.times) for name, each in samples.items()},
+        {name: each.joules / len(each.times) for name, each in samples.items()}
+        if energy.is_available
+        else {},
+    )
 
 
-def _block(session: Session, feeds: Feeds) -> list[float]:
+def _block(session: Session, feeds: Feeds, samples: _Samples, energy: EnergyCounter) -> None:
     for _ in range(WARM_UP_RUNS):
         session.run(feeds)
-    times: list[float] = []
+    before = energy.joules()
+    count = len(samples.times)
     end = time.perf_counter() + BLOCK_S
-    while not times or (len(times) < BLOCK_RUNS and time.perf_counter() < end):
+    while len(samples.times) == count or (
+        len(samples.times) < count + BLOCK_RUNS and time.perf_counter() < end
+    ):
         start = time.perf_counter()
         session.run(feeds)
-        times.append(time.perf_counter() - start)
-    return times
+        samples.times.append(time.perf_counter() - start)
+    samples.joules += energy.since(before)
 
 
 def _percentiles(times: list[float]) -> Latency:

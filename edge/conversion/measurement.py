@@ -1,30 +1,37 @@
-"""Measures the source and its variants on the same samples: accuracy, agreement, latency."""
+"""Measures a variant against the source on the same samples: accuracy, agreement, closeness."""
 
 from __future__ import annotations
 
+import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge.conversion.latency import measure_latency
-from edge.core.manifest import Latency, Metric, Variant
+from edge.conversion.disagreements import Disagreements
+from edge.conversion.report import Disagreement
+from edge.core.manifest import Metric
 
 if TYPE_CHECKING:
-    from edge.conversion.build import Progress
-    from edge.conversion.datasets import Example
-    from edge.conversion.opening import Opened
+    from collections.abc import Callable
+
+    from edge.conversion.datasets import Dataset, Example
     from edge.conversion.sampling import Sampling
     from edge.core.contracts import Session
     from edge.core.profile import DeviceProfile
     from edge.core.spec import OutputSpec
     from edge.core.tensor import Array, Feeds
 
-STAGE = "Measuring accuracy"
 BLOCK = 8
 """Examples per turn of a session: the threads of the engine before still spin for a while."""
+
+KEPT_BYTES = 2**28
+"""Answers of the source are kept for the next variant up to here, else they are made again."""
+
+CAP_DB = 120.0
+"""Of equal outputs: JSON has no infinity."""
 
 
 class Scores(msgspec.Struct, frozen=True):
@@ -32,85 +39,100 @@ class Scores(msgspec.Struct, frozen=True):
 
     metric: Metric | None
     agreement: float | None
+    disagreements: tuple[Disagreement, ...] = ()
 
 
-class Measurements(msgspec.Struct, frozen=True):
-    """By variant id; the source's own stand under ``source``."""
+class Reference:
+    """The source's answers to the samples that are measured on."""
 
-    source: Scores
-    scores: dict[str, Scores]
-    source_latency: Latency
-    latency: dict[str, Latency]
+    def __init__(self, session: Session, sampling: Sampling, output: OutputSpec) -> None:
+        self.session = session
+        self.sampling = sampling
+        self._output = output
+        self._kept: list[list[Any]] | None = []
+        self._room = KEPT_BYTES
+
+    def __iter__(self) -> Iterator[tuple[list[Example], list[Any]]]:
+        """Blocks of examples, with the source's answer to each."""
+        kept, known = self._kept, bool(self._kept)
+        examples = iter(self.sampling.measured)
+        number = 0
+        while block := list(islice(examples, BLOCK)):
+            if known and kept is not None:
+                yield block, kept[number]
+            else:
+                answers = [self.answer(self.session.run(e.feeds), e) for e in block]
+                self._keep(answers)
+                yield block, answers
+            number += 1
+
+    def answer(self, outputs: dict[str, Array], example: Example) -> Any:
+        """What the task's measures compare: a prediction, or the outputs themselves."""
+        from edge.vision import decode
+
+        if self.sampling.task == "tensors":
+            return outputs
+        return decode(outputs, self._output, geometry=example.geometry, labels=self.sampling.labels)
+
+    def _keep(self, answers: list[Any]) -> None:
+        if self._kept is None:
+            return
+        if self.sampling.task == "tensors":
+            self._room -= sum(a.nbytes for answer in answers for a in answer.values())
+        self._kept.append(answers)
+        if self._room < 0:
+            self._kept = None
 
 
-def measure(
-    opened: Opened, sampling: Sampling, output: OutputSpec, progress: Progress
-) -> Measurements:
-    """Run all sessions over the samples once, side by side, then time them alternating."""
-    sessions: dict[str, Session] = {"source": opened.reference, **opened.sessions}
-    scores = _scores(sessions, sampling, output, progress)
-    first: Feeds = next(iter(sampling.measured)).feeds
-    progress("Measuring latency", 0, 1)
-    latency = measure_latency(sessions, first)
-    progress("Measuring latency", 1, 1)
-    return Measurements(scores.pop("source"), scores, latency.pop("source"), latency)
-
-
-def _scores(
-    sessions: Mapping[str, Session], sampling: Sampling, output: OutputSpec, progress: Progress
-) -> dict[str, Scores]:
+def measure(session: Session, reference: Reference, advance: Callable[[int, int], None]) -> Scores:
+    """Run ``session`` over the samples once, and compare its answers with the source's."""
     from edge.vision import TopAccuracy, agreement_for
 
-    right = {name: TopAccuracy() for name in sessions}
-    same = {name: agreement_for(sampling.task) for name in sessions}
+    sampling = reference.sampling
+    right, same = TopAccuracy(), agreement_for(sampling.task)
+    apart = Disagreements(sampling.task)
     done = 0
-    examples = iter(sampling.measured)
-    while block := list(islice(examples, BLOCK)):
-        expected: list[Any] = []
-        for name, session in sessions.items():  # the source comes first
-            given = [_answer(session.run(e.feeds), e, sampling, output) for e in block]
-            expected = expected or given
-            for example, reference, answer in zip(block, expected, given, strict=True):
-                same[name].add(reference, answer)
-                if sampling.task == "classification" and example.label is not None:
-                    right[name].add(answer, example.label)
+    for block, expected in reference:
+        given = [reference.answer(session.run(e.feeds), e) for e in block]
+        for example, want, got in zip(block, expected, given, strict=True):
+            same.add(want, got)
+            apart.add(example, want, got)
+            if sampling.task == "classification" and example.label is not None:
+                right.add(got, example.label)
         done += len(block)
-        progress(STAGE, done, len(sampling.measured))
-    return {name: Scores(_metric(right[name].top1), same[name].value) for name in sessions}
+        advance(done, len(sampling.measured))
+    return Scores(_metric(right.top1), same.value, apart.found)
 
 
 def _metric(top1: float | None) -> Metric | None:
     return None if top1 is None else Metric("top1", round(top1, 4))
 
 
-def _answer(
-    outputs: dict[str, Array], example: Example, sampling: Sampling, output: OutputSpec
-) -> Any:
-    """What the task's measures compare: a prediction, or the outputs themselves."""
-    from edge.vision import decode
+def sqnr_db(reference: Session, session: Session, samples: Dataset) -> float:
+    """How near the outputs are to the reference's: signal over noise, the mean of all outputs."""
+    import numpy as np
 
-    if sampling.task == "tensors":
-        return outputs
-    return decode(outputs, output, geometry=example.geometry, labels=sampling.labels)
+    signal: dict[str, float] = {}
+    noise: dict[str, float] = {}
+    feeds: Feeds
+    for feeds in samples.samples:
+        expected, got = reference.run(feeds), session.run(feeds)
+        for name, want in expected.items():
+            if want.dtype.kind != "f":
+                continue
+            true, other = want.astype(np.float64), got[name].astype(np.float64)
+            signal[name] = signal.get(name, 0.0) + float(np.square(true).sum())
+            noise[name] = noise.get(name, 0.0) + float(np.square(true - other).sum())
+    values = [_db(signal[name], noise[name]) for name in signal]
+    return sum(values) / len(values) if values else CAP_DB
 
 
-def with_measurements(
-    variant: Variant, measured: Measurements, measured_on: str, notes: Mapping[str, str]
-) -> Variant:
-    """``variant`` with what was measured of it, or with the reason why nothing was."""
-    scores = measured.scores.get(variant.id)
-    note = notes.get(variant.id)
-    all_notes = (*variant.notes, note) if note else variant.notes
-    if scores is None:
-        return msgspec.structs.replace(variant, notes=all_notes)
-    return msgspec.structs.replace(
-        variant,
-        metric=scores.metric,
-        agreement=scores.agreement,
-        latency_ms=measured.latency[variant.id],
-        measured_on=measured_on,
-        notes=all_notes,
-    )
+def _db(signal: float, noise: float) -> float:
+    if not math.isfinite(signal + noise):
+        return -CAP_DB
+    if signal == 0.0 or noise == 0.0:
+        return CAP_DB if noise == 0.0 else -CAP_DB
+    return max(-CAP_DB, min(CAP_DB, 10 * math.log10(signal / noise)))
 
 
 def is_latency_valid(profile: DeviceProfile) -> bool:

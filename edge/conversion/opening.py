@@ -23,29 +23,23 @@ REFERENCE_ENGINE = "onnxruntime"
 class Opened(msgspec.Struct, frozen=True):
     """Sessions by variant id; ``notes`` say by id where one runs, or why it does not."""
 
-    reference: Session
     sessions: dict[str, Session]
     notes: dict[str, str]
 
 
 @contextmanager
-def open_all(
-    prepared: PreparedSource, variants: Sequence[Variant], profile: DeviceProfile, folder: Path
+def open_variants(
+    variants: Sequence[Variant], profile: DeviceProfile, folder: Path
 ) -> Iterator[Opened]:
-    """Open the source and each variant in ``folder/variants`` whose engine is here.
-
-    Raises:
-        EdgeError: The source itself can not be run.
-    """
+    """Open each variant, whose files lie in ``folder``/<id>, if its engine is here."""
     with ExitStack() as stack:
-        reference = stack.enter_context(_open_source(prepared))
         sessions: dict[str, Session] = {}
         notes: dict[str, str] = {}
         for variant in variants:
-            place = folder / "variants" / variant.id
             try:
                 options, note = _options_here(variant.engine, profile)
-                session = plugins.backend(variant.engine).open(variant, place, profile, options)
+                backend = plugins.backend(variant.engine)
+                session = backend.open(variant, folder / variant.id, profile, options)
             except EdgeError as error:
                 notes[variant.id] = f"not measured: {error}"
                 continue
@@ -55,7 +49,7 @@ def open_all(
                 note = "; ".join(filter(None, (note, f"executed in {executed} on this machine")))
             if note:
                 notes[variant.id] = note
-        yield Opened(reference, sessions, notes)
+        yield Opened(sessions, notes)
 
 
 def machine(engine: str = "") -> str:
@@ -67,8 +61,12 @@ def machine(engine: str = "") -> str:
     return ", ".join(parts)
 
 
-def _open_source(prepared: PreparedSource) -> Session:
-    """The file as it was given, in FP32: what every variant is compared with."""
+def open_source(prepared: PreparedSource) -> Session:
+    """The file as it was given, in FP32: what every variant is compared with.
+
+    Raises:
+        EdgeError: It can not be run.
+    """
     backend = plugins.backend(REFERENCE_ENGINE)
     ensure_ready(REFERENCE_ENGINE, backend.availability())
     whole = Variant(

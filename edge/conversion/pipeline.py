@@ -1,38 +1,38 @@
-"""The flow of a conversion: check, prepare, convert, open, measure, decide, pack."""
+"""The flow of a conversion: check, prepare, convert and repair, time, decide, pack."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from edge import __version__
 from edge.bundle import pack
-from edge.conversion import report
-from edge.conversion.build import Built, Progress, build, refuse
-from edge.conversion.gate import Decision, decide
-from edge.conversion.goldens import make_goldens
-from edge.conversion.measurement import (
-    Measurements,
-    is_latency_valid,
-    measure,
-    with_measurements,
-)
-from edge.conversion.opening import machine, open_all
+from edge.conversion import outcome
+from edge.conversion.cache import StageCache
+from edge.conversion.gate import Decision, bound_for, decide
+from edge.conversion.latency import Timings
+from edge.conversion.measurement import is_latency_valid
+from edge.conversion.opening import machine
 from edge.conversion.plan import AUTO, make_plan
+from edge.conversion.repair import Attempt, Limits
+from edge.conversion.report import Report
 from edge.conversion.sampling import Sampling, open_sampling
+from edge.conversion.search import Found, refuse, search
 from edge.conversion.source import PreparedSource, prepare
+from edge.conversion.workbench import Job, Judged, Progress, Workbench
 from edge.core.errors import InputError
-from edge.core.manifest import SCHEMA, Golden, Manifest
+from edge.core.manifest import SCHEMA, Golden, Manifest, Variant
 from edge.core.profile import DeviceProfile
-from edge.core.spec import ModelSpec, OutputSpec
+from edge.core.spec import ModelSpec
 
 LABELS = "labels.txt"
-REPORT = "report/report.json"
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -47,6 +47,7 @@ class Request(msgspec.Struct, frozen=True):
     calibration: Path | None = None
     evaluation: Path | None = None
     max_drop: float | None = None
+    limits: Limits = Limits()
     shapes: dict[str, tuple[int, ...]] = {}
     batch: int | None = None
 
@@ -55,23 +56,24 @@ class Conversion(msgspec.Struct, frozen=True):
     """The bundle at ``path`` (``os.fspath`` gives it too), and the report in it."""
 
     path: Path
-    report: report.Report
+    report: Report
 
     def __fspath__(self) -> str:
         return str(self.path)
 
 
-class _Findings(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True):
     """All that a conversion found out before it is written down."""
 
     prepared: PreparedSource
     sampling: Sampling
-    built: Built
-    measured: Measurements
+    source: Judged
+    found: Found
+    timings: Timings
     decision: Decision
 
 
-def convert_model(request: Request, progress: Progress) -> Conversion:
+def convert_model(request: Request, progress: Progress, cache: StageCache) -> Conversion:
     """Make, measure and pack the variants that ``request`` asks for.
 
     Raises:
@@ -79,47 +81,92 @@ def convert_model(request: Request, progress: Progress) -> Conversion:
         InputError: Data or options do not fit the model, or the output can't be written.
         UnsupportedError: Nothing can be made for this device here.
     """
-    has_calibration = request.calibration is not None
     plan = make_plan(
-        request.profile, request.precision, has_calibration=has_calibration, engines=request.engines
+        request.profile,
+        request.precision,
+        has_calibration=request.calibration is not None,
+        engines=request.engines,
     )
     with _work_folder(request.output) as work:
         progress("Checking", 0, 1)
-        prepared = prepare(
-            request.source, request.profile, work, shapes=request.shapes, batch=request.batch
-        )
+        prepared = _prepare(request, work, cache)
         refuse(prepared.findings)
         sampling = open_sampling(
             request.spec, prepared.inputs, request.calibration, request.evaluation
         )
         progress("Checking", 1, 1)
         parts = work / "bundle"
-        built = build(plan, prepared.path, sampling.calibration, parts, progress)
-        with open_all(prepared, built.variants, request.profile, parts) as opened:
-            measured = measure(opened, sampling, request.spec.output or OutputSpec(), progress)
-            decision = _decide(request, built, measured, opened.notes)
-            goldens = make_goldens(sampling.measured, opened, decision.kept, parts)
-        found = _Findings(prepared, sampling, built, measured, decision)
-        outcome = _report(request, found)
-        _lay_out(parts, outcome, sampling.labels)
-        pack(_manifest(request, found, goldens), parts, request.output)
-    return Conversion(request.output, outcome)
+        job = Job(prepared, request.profile, request.spec, sampling)
+        with Workbench(job, parts, cache) as bench:
+            source = bench.judge(None, progress)
+            bound = bound_for(source.scores.metric if source.scores else None, request.max_drop)
+            found = search(plan, bench, bound, request.limits, progress)
+            progress("Measuring latency", 0, 1)
+            timings = bench.time([attempt.variant for attempt in found.attempts])
+            progress("Measuring latency", 1, 1)
+            decision = decide(
+                [_measured(attempt, timings) for attempt in found.attempts],
+                {attempt.variant.id: attempt.loss for attempt in found.attempts},
+                request.profile,
+                bound,
+                must_pass=request.precision == AUTO,
+                is_latency_valid=is_latency_valid(request.profile),
+            )
+            goldens = bench.goldens(decision.kept)
+            everything = Outcome(prepared, sampling, source, found, timings, decision)
+            report = outcome.report(request, everything, bench)
+        _lay_out(parts, report, sampling.labels)
+        pack(_manifest(request, everything, goldens), parts, request.output)
+    return Conversion(request.output, report)
 
 
-def _decide(
-    request: Request, built: Built, measured: Measurements, notes: Mapping[str, str]
-) -> Decision:
-    variants = [
-        with_measurements(variant, measured, machine(variant.engine), notes)
-        for variant in built.variants
-    ]
-    return decide(
-        variants,
-        request.profile,
-        source_metric=measured.source.metric,
-        max_drop=request.max_drop,
-        must_pass=request.precision == AUTO,
-        is_latency_valid=is_latency_valid(request.profile),
+def _prepare(request: Request, work: Path, cache: StageCache) -> PreparedSource:
+    folder = work / "source"
+    folder.mkdir()
+    key: dict[str, Any] = {
+        "source": str(request.source),
+        "digest": _digest(request.source),
+        "shapes": request.shapes,
+        "batch": request.batch,
+        "onnx": request.profile.onnx,
+        "static": request.profile.shapes,
+    }
+
+    def make(into: Path) -> PreparedSource:
+        return prepare(
+            request.source, request.profile, into, shapes=request.shapes, batch=request.batch
+        )
+
+    prepared = cache.files("prepare", key, PreparedSource, folder, make)
+    return msgspec.structs.replace(prepared, path=folder / prepared.path.name)
+
+
+def _digest(source: Path) -> str:
+    """Of a model file and the files beside it whose names stand in it: its external data."""
+    if not source.is_file():
+        return ""
+    data = source.read_bytes()
+    total = hashlib.sha256(data)
+    if b"location" in data:
+        for path in sorted(source.parent.iterdir()):
+            if path != source and path.is_file() and path.name.encode() in data:
+                total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def _measured(attempt: Attempt, timings: Timings) -> Variant:
+    """The variant with what was measured of it, or with the reason why nothing was."""
+    variant, judged = attempt.variant, attempt.judged
+    notes = (*variant.notes, *filter(None, (attempt.what, judged.note)))
+    if judged.scores is None:
+        return msgspec.structs.replace(variant, notes=notes)
+    return msgspec.structs.replace(
+        variant,
+        metric=judged.scores.metric,
+        agreement=judged.scores.agreement,
+        latency_ms=timings.latency.get(variant.id),
+        measured_on=machine(variant.engine),
+        notes=notes,
     )
 
 
@@ -138,41 +185,18 @@ def _work_folder(output: Path) -> Iterator[Path]:
         ) from error
 
 
-def _report(request: Request, found: _Findings) -> report.Report:
-    measured, decision = found.measured, found.decision
-    source = report.SourceRow(
-        measured.source.metric, measured.source_latency, found.prepared.size_bytes
-    )
-    identity = report.ModelIdentity(request.spec.name, request.spec.version, found.prepared.sha256)
-    return report.Report(
-        schema=report.SCHEMA,
-        model=identity,
-        profile=request.profile.name,
-        source=source,
-        variants=tuple(
-            report.variant_row(variant, source, in_bundle=variant in decision.kept)
-            for variant in decision.ranked
-        ),
-        gate=decision.gate,
-        tried=(*found.built.refused, *decision.surpassed),
-        data=found.sampling.title,
-        findings=(*found.prepared.findings, *found.built.findings),
-    )
-
-
-def _lay_out(parts: Path, outcome: report.Report, labels: tuple[str, ...]) -> None:
+def _lay_out(parts: Path, report: Report, labels: tuple[str, ...]) -> None:
     """Leave in ``parts`` what the bundle is to hold."""
-    kept = {row.id for row in outcome.variants if row.in_bundle}
+    kept = {row.id for row in report.variants if row.in_bundle}
     for folder in (parts / "variants").iterdir():
         if folder.name not in kept:
             shutil.rmtree(folder)
-    (parts / REPORT).parent.mkdir()
-    (parts / REPORT).write_bytes(msgspec.json.format(msgspec.json.encode(outcome), indent=1))
+    outcome.write(report, parts)
     if labels:
         (parts / LABELS).write_text("".join(f"{label}\n" for label in labels))
 
 
-def _manifest(request: Request, found: _Findings, goldens: tuple[Golden, ...]) -> Manifest:
+def _manifest(request: Request, found: Outcome, goldens: tuple[Golden, ...]) -> Manifest:
     spec = request.spec
     return Manifest(
         schema=SCHEMA,

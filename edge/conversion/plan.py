@@ -69,6 +69,8 @@ def make_plan(
         for name in wanted:
             if name in converter.precisions:
                 for title, recipe in converter.recipes(name).items():
+                    if recipe.is_repair:
+                        continue
                     step = Step(converter, name, title, recipe)
                     if recipe.needs_samples and not has_calibration:
                         refused.append(Refusal(step.id, NO_SAMPLES))

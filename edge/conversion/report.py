@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from edge.core.contracts import Finding
-from edge.core.manifest import Latency, Metric, Variant
+from edge.core.manifest import Latency, Metric
 
 SCHEMA = 1
 
@@ -152,21 +152,3 @@ class Report(msgspec.Struct, frozen=True):
     disagreements: tuple[Disagreement, ...] = ()
     memory: MemoryEstimate | None = None
     provenance: Provenance | None = None
-
-
-def variant_row(variant: Variant, source: SourceRow, *, in_bundle: bool) -> VariantRow:
-    latency = variant.latency_ms
-    return VariantRow(
-        id=variant.id,
-        engine=variant.engine,
-        precision=variant.precision,
-        size_bytes=variant.size_bytes,
-        metric=variant.metric,
-        agreement=variant.agreement,
-        latency_ms=latency,
-        speedup=round(source.latency_ms.p50 / latency.p50, 3) if latency else None,
-        measured_on=variant.measured_on,
-        chosen=variant.chosen,
-        in_bundle=in_bundle,
-        notes=variant.notes,
-    )

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge.conversion.datasets import Dataset, Pictures, open_dataset
+from edge.conversion.datasets import Dataset, Pictures, digest_of, open_dataset, spread
 from edge.conversion.source import noise
-from edge.core.contracts import Samples
 from edge.core.errors import SettingsError
 from edge.core.spec import ModelSpec, Task
 from edge.core.tensor import TensorSpec
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 CALIBRATION_SAMPLES = 300
 """Where the accuracy of static calibration levels off: 300 to 500 real samples."""
 
+TUNING_SAMPLES = 64
+FEWEST_TUNING = 8
 AGREEMENT_SAMPLES = 100
 SYNTHETIC_SAMPLES = 16
 NOISE_AXIS = 16
@@ -28,9 +29,14 @@ NOISE_AXIS = 16
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """``title`` says what ``measured`` is; ``task`` is the one whose measures fit it."""
+    """``title`` says what ``measured`` is; ``task`` is the one whose measures fit it.
 
-    calibration: Samples | None
+    ``tuning`` is what variants are compared on while it is still open which one will be measured:
+    where there are enough, samples that neither calibrate nor measure.
+    """
+
+    calibration: Dataset | None
+    tuning: Dataset
     measured: Dataset
     title: str
     task: Task
@@ -50,11 +56,9 @@ def open_sampling(
         SettingsError: The file of labels can't be read.
     """
     labels = _labels(spec)
-    samples = None
+    samples = tuning = None
     if calibration is not None:
-        samples = open_dataset(
-            calibration, "calib", spec, inputs, labels=labels, limit=CALIBRATION_SAMPLES
-        ).samples
+        samples, tuning = split(open_dataset(calibration, "calib", spec, inputs, labels=labels))
     if evaluation is not None:
         measured: Dataset = open_dataset(evaluation, "eval", spec, inputs, labels=labels)
         title = f"measured on {len(measured)} samples of {evaluation.name}"
@@ -66,7 +70,27 @@ def open_sampling(
     else:
         measured = _Noise(inputs, None)
         title = f"measured on {len(measured)} samples of noise, for want of --eval or --calib"
-    return Sampling(samples, measured, title, _task(spec.task, measured), labels)
+    task = _task(spec.task, measured)
+    return Sampling(samples, tuning or measured, measured, title, task, labels)
+
+
+def split(samples: Dataset) -> tuple[Dataset, Dataset]:
+    """Samples to calibrate on, and others to compare variants on.
+
+    The latter are what calibration leaves over, else the last of every five; of fewer than 40
+    samples, all serve both.
+    """
+    count = len(samples)
+    calibrating = spread(count, CALIBRATION_SAMPLES)
+    if count < 5 * FEWEST_TUNING:
+        return samples.pick(calibrating), samples
+    others = sorted({*range(count)} - {*calibrating})
+    if len(others) < TUNING_SAMPLES:
+        others = [row for row in range(count) if row % 5 == 4]
+        rest = [row for row in range(count) if row % 5 != 4]
+        calibrating = [rest[at] for at in spread(len(rest), CALIBRATION_SAMPLES)]
+    chosen = [others[at] for at in spread(len(others), TUNING_SAMPLES)]
+    return samples.pick(calibrating), samples.pick(chosen)
 
 
 class _Noise(Dataset):
@@ -74,6 +98,10 @@ class _Noise(Dataset):
 
     def __len__(self) -> int:
         return SYNTHETIC_SAMPLES
+
+    @property
+    def digest(self) -> str:
+        return digest_of("noise", self.inputs)
 
     def _read(self, index: int) -> tuple[Feeds, Geometry | None, str]:
         return noise(self.inputs, 1, NOISE_AXIS, seed=index), None, f"noise {index}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edge.conversion import graph, memory
+from edge.conversion.focus import fold_space_to_depth
 from edge.core.contracts import Finding, shape_findings
 from edge.core.errors import ModelError
 from edge.core.lazy import require
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 AGAIN = "export or download it again"
 
+TOO_LARGE = "the model is larger than the 2 GB that one ONNX file can hold, or damaged"
+
 LARGEST_SHARE = 0.5
 """Of this machine's memory, which a model may be estimated to need and is still run."""
 
@@ -37,10 +40,14 @@ PER_CHANNEL_OPSET = 13
 
 
 class PreparedSource(msgspec.Struct, frozen=True):
-    """A cleaned FP32 ONNX file at ``path``. ``sha256`` and size are those of ``source``."""
+    """A cleaned FP32 ONNX file at ``path``, with the SHA-256 ``digest``.
+
+    ``sha256`` and ``size_bytes`` are those of ``source``.
+    """
 
     source: Path
     path: Path
+    digest: str
     sha256: str
     size_bytes: int
     inputs: tuple[TensorSpec, ...]
@@ -78,15 +85,18 @@ def prepare(
         graph.fix_shapes(model, wanted)
     model, findings = clean(model, profile, probe)
     graph.pin_ir(model, profile.onnx.ir)
+    graph.name_nodes(model)
     inputs, outputs = (graph.tensor_specs(v) for v in (model.graph.input, model.graph.output))
     path = into / "model.onnx"
     try:
-        path.write_bytes(model.SerializeToString())
-    except ValueError as error:  # protobuf's own limit
-        raise ModelError(f"{source.name} is larger than the 2 GB one ONNX file can hold") from error
+        data = model.SerializeToString()
+    except Exception as error:  # protobuf's ValueError or EncodeError, by version
+        raise ModelError(f"{TOO_LARGE}: {_first_line(error)}") from error
+    path.write_bytes(data)
     return PreparedSource(
         source=source,
         path=path,
+        digest=hashlib.sha256(data).hexdigest(),
         sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
         size_bytes=source.stat().st_size,
         inputs=inputs,
@@ -151,8 +161,8 @@ def check_model(model: ModelProto, profile: DeviceProfile) -> None:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"not a valid ONNX graph: {_first_line(error)}") from error
-    except ValueError as error:  # protobuf: too large to be checked in memory
-        raise ModelError(f"the model can not be checked: {_first_line(error)}") from error
+    except Exception as error:  # protobuf's ValueError or EncodeError, by version: above 2 GB
+        raise ModelError(f"{TOO_LARGE}: {_first_line(error)}") from error
     if not model.graph.output:
         raise ModelError("the model has no outputs")
     broken = graph.broken_weights(model)
@@ -201,6 +211,7 @@ def _steps(model: ModelProto, profile: DeviceProfile) -> Iterator[tuple[str, Ste
     if graph.opset_of(model) < target:
         yield f"raising to opset {target}", lambda m: graph.raise_opset(m, target)
     yield "simplification (onnxslim)", lambda m: require("onnxslim", extra="convert").slim(m)
+    yield "folding slices into the convolution", fold_space_to_depth
 
 
 def _left_out(what: str, why: str) -> Finding:
