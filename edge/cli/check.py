@@ -138,7 +138,7 @@ def _notes(found: ProfileCheck) -> Iterator[tuple[str, str]]:
         yield "batch", "the largest power of two that fits"
     best = [(row.precision, row.latencies[0]) for row in found.estimates]
     if any(estimate.basis == "roofline" for _, estimate in best):
-        yield "latency", "estimated, roofline: what a perfect engine needs, where nothing was run"
+        yield "latency", "estimated, not measured: the roofline, what a perfect engine needs"
     for why in dict.fromkeys(estimate.why for _, estimate in best if estimate.why):
         of = [(name, estimate.basis) for name, estimate in best if estimate.why == why]
         bound = "" if of[0][1] == "unknown" else f", so ≥ is by {of[0][1]}"
