@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edge.conversion import graph, memory
+from edge.conversion.focus import fold_space_to_depth
 from edge.core.contracts import Finding, shape_findings
 from edge.core.errors import ModelError
 from edge.core.lazy import require
@@ -39,10 +40,14 @@ PER_CHANNEL_OPSET = 13
 
 
 class PreparedSource(msgspec.Struct, frozen=True):
-    """A cleaned FP32 ONNX file at ``path``. ``sha256`` and size are those of ``source``."""
+    """A cleaned FP32 ONNX file at ``path``, with the SHA-256 ``digest``.
+
+    ``sha256`` and ``size_bytes`` are those of ``source``.
+    """
 
     source: Path
     path: Path
+    digest: str
     sha256: str
     size_bytes: int
     inputs: tuple[TensorSpec, ...]
@@ -80,6 +85,7 @@ def prepare(
         graph.fix_shapes(model, wanted)
     model, findings = clean(model, profile, probe)
     graph.pin_ir(model, profile.onnx.ir)
+    graph.name_nodes(model)
     inputs, outputs = (graph.tensor_specs(v) for v in (model.graph.input, model.graph.output))
     path = into / "model.onnx"
     try:
@@ -90,6 +96,7 @@ def prepare(
     return PreparedSource(
         source=source,
         path=path,
+        digest=hashlib.sha256(data).hexdigest(),
         sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
         size_bytes=source.stat().st_size,
         inputs=inputs,
@@ -204,6 +211,7 @@ def _steps(model: ModelProto, profile: DeviceProfile) -> Iterator[tuple[str, Ste
     if graph.opset_of(model) < target:
         yield f"raising to opset {target}", lambda m: graph.raise_opset(m, target)
     yield "simplification (onnxslim)", lambda m: require("onnxslim", extra="convert").slim(m)
+    yield "folding slices into the convolution", fold_space_to_depth
 
 
 def _left_out(what: str, why: str) -> Finding:
