@@ -69,9 +69,12 @@ def disagreements(report: Report) -> Disagreements:
 def no_disagreement(report: Report) -> str:
     """Why there are none to show."""
     chosen = chosen_row(report)
-    if chosen is not None and chosen.agreement == 1.0:
+    if chosen is None or chosen.agreement is None:
+        return "No answers were compared."
+    if chosen.agreement == 1.0:
         return "The chosen variant answers as the source does on every sample."
-    return "No single samples were compared."
+    share = percent_text(chosen.agreement)
+    return f"It agrees with the source on {share}; single samples are listed for classes only."
 
 
 def placements(report: Report) -> list[Placed]:

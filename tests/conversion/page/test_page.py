@@ -107,6 +107,19 @@ def test_bare_report_says_what_is_missing(bare: Report, read_page: Any) -> None:
     assert "svg" not in page.texts
 
 
+@pytest.mark.parametrize(
+    ("agreement", "words"),
+    [(1.0, "as the source does on every sample"), (0.97, "97.00"), (None, "No answers")],
+)
+def test_page_without_disagreements_says_why(
+    report: Report, read_page: Any, agreement: float | None, words: str
+) -> None:
+    row = msgspec.structs.replace(report.variants[0], agreement=agreement)
+    alike = msgspec.structs.replace(report, variants=(row,), disagreements=())
+    page = read_page(render(alike))
+    assert any(words in text for text in page.texts["p"])
+
+
 def test_every_plot_and_picture_has_words(report: Report, read_page: Any) -> None:
     page = read_page(render(report))
     plots = [own for tag, own in page.elements if tag == "svg" and own.get("role") == "img"]
