@@ -34,16 +34,31 @@ def not_imported(path: Path, error: BaseException | None) -> tuple[str, ...]:
 def device_findings(model: Any, profile: DeviceProfile) -> list[Finding]:
     """What the profile's device says to an imported model, where it is on this machine."""
     core = require("openvino", extra=EXTRA).Core()
+    found = _type_findings(model)
     device = str(profile.runtimes.options.get("openvino", {}).get("device", CPU)).upper()
     if device.partition(".")[0] not in {name.partition(".")[0] for name in core.available_devices}:
-        return [
-            Finding(
-                "info",
-                f"the operators were imported, but there is no {device} here to ask about them",
-                hint="check again on a machine that has one",
-            )
-        ]
-    return _slow_kernels(core, model) if device == CPU else _refused(core, model, device)
+        missing = f"the operators were imported, but there is no {device} here to ask about them"
+        hint = "check again on a machine that has one"
+        return [*found, Finding("info", missing, hint=hint)]
+    return [*found, *(_slow_kernels if device == CPU else _refused)(core, model, device)]
+
+
+def _type_findings(model: Any) -> list[Finding]:
+    """Text, which crashes it, and float64, which it computes in float32 and says nothing of."""
+    types: dict[str, list[str]] = {}
+    for op in model.get_ops():
+        if op.get_type_name() not in ("Constant", "Result") and op.get_output_size():
+            kind = op.get_output_element_type(0).get_type_name()
+            types.setdefault(kind, []).append(op.get_friendly_name())
+    found = []
+    if "string" in types:
+        hint = "take the engine onnxruntime"
+        text = tuple(types["string"])
+        found.append(Finding("error", "text is not run through OpenVINO", hint=hint, nodes=text))
+    if "f64" in types:
+        wide = tuple(types["f64"])
+        found.append(Finding("warning", "float64 is computed in float32", nodes=wide))
+    return found
 
 
 def _refused(core: Any, model: Any, device: str) -> list[Finding]:
@@ -58,13 +73,13 @@ def _refused(core: Any, model: Any, device: str) -> list[Finding]:
     return [Finding("error", f"{device} has no kernel for {len(refused)} nodes", nodes=refused)]
 
 
-def _slow_kernels(core: Any, model: Any) -> list[Finding]:
+def _slow_kernels(core: Any, model: Any, device: str) -> list[Finding]:
     """Compile for the CPU, whose plugin computes what it has no kernel for by plain loops."""
     try:
-        ops = core.compile_model(model, CPU).get_runtime_model().get_ops()
+        ops = core.compile_model(model, device).get_runtime_model().get_ops()
     except Exception as error:  # RuntimeError, or what a plugin throws
-        return _refused(core, model, CPU) or [
-            Finding("error", f"{CPU} can not compile the model: {_first_line(error)}")
+        return _refused(core, model, device) or [
+            Finding("error", f"{device} can not compile the model: {_first_line(error)}")
         ]
     slow = [
         op.get_rt_info()["originalLayersNames"].astype(str)
@@ -73,7 +88,7 @@ def _slow_kernels(core: Any, model: Any) -> list[Finding]:
     ]
     if not slow:
         return []
-    message = f"{CPU} computes {len(slow)} nodes by plain loops, for want of a kernel"
+    message = f"{device} computes {len(slow)} nodes by plain loops, for want of a kernel"
     return [Finding("warning", message, nodes=tuple(slow))]
 
 

@@ -113,9 +113,16 @@ def check(
         ir=ir,
         inputs=inputs,
         outputs=outputs,
-        costs=next(iter(candidates.values())).estimator.costs(),
+        costs=_costs(model, next(iter(candidates.values())).estimator),
         profiles=tuple(checks),
     )
+
+
+def _costs(model: ModelProto, estimator: Estimator) -> ModelCosts:
+    names = SourceNames(model, estimator.sizes.scope)
+    costs = estimator.costs()
+    nodes = (msgspec.structs.replace(node, name=names.find(node.name)) for node in costs.nodes)
+    return msgspec.structs.replace(costs, nodes=tuple(nodes))
 
 
 class _Candidate(msgspec.Struct, frozen=True):

@@ -78,7 +78,11 @@ class SourceNames:
         }
         self._names = {**renamed, **made_by, **own}
 
+    def find(self, name: str) -> str:
+        """The source's own name for a node, or the given one where it has none."""
+        return self._names.get(name, name)
+
     def of_source(self, finding: Finding) -> Finding:
         """The finding with the source's own names, as far as its nodes are found there."""
-        names = dict.fromkeys(self._names.get(name, name) for name in finding.nodes)
+        names = dict.fromkeys(self.find(name) for name in finding.nodes)
         return msgspec.structs.replace(finding, nodes=tuple(names))

@@ -102,12 +102,13 @@ def test_openvino_names_all_nodes_it_can_not_import(tmp_path, profile):
 
 
 def test_openvino_asks_the_device_of_the_profile_for_every_node(networks, profile, monkeypatch):
-    core = SimpleNamespace(available_devices=["CPU", "GPU.0"], query_model=lambda *_: {"r0": "GPU"})
+    model = openvino.Core().read_model(networks["convolutional"][0])
+    names = [op.get_friendly_name() for op in model.get_ops()]
+    taken = dict.fromkeys(names[1:], "GPU")
+    core = SimpleNamespace(available_devices=["CPU", "GPU.0"], query_model=lambda *_: taken)
     monkeypatch.setattr(openvino, "Core", lambda: core)
-    ops = [SimpleNamespace(get_friendly_name=lambda name=name: name) for name in ("r0", "c0")]
-    model = SimpleNamespace(get_ops=lambda: ops)
     (finding,) = openvino_operators.device_findings(model, _on(profile, "openvino", "GPU"))
-    assert (finding.severity, finding.nodes) == ("error", ("c0",))
+    assert (finding.severity, finding.nodes) == ("error", (names[0],))
 
 
 def test_openvino_does_not_answer_for_a_device_that_is_not_here(networks, profile):
@@ -141,3 +142,23 @@ def test_nodes_that_openvino_computes_by_plain_loops_are_named(profile):
     model = openvino.Model([ops.relu(plain)], [given], "tiny")
     (finding,) = openvino_operators.device_findings(model, profile)
     assert (finding.severity, finding.nodes) == ("warning", ("plain",))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "severity", "said"),
+    [
+        (TensorProto.STRING, "error", "text is not run through OpenVINO"),
+        (TensorProto.DOUBLE, "warning", "float64 is computed in float32"),
+    ],
+)
+def test_types_that_openvino_lacks_are_named_with_their_nodes(
+    tmp_path, profile, dtype, severity, said
+):
+    node = helper.make_node("Concat", ["x", "x"], ["c"], "both", axis=1)
+    end = helper.make_node("Slice", ["c", "zero", "two", "one"], ["y"], "half")
+    values = (("zero", 0), ("one", 1), ("two", 2))
+    weights = [numpy_helper.from_array(np.array([v], np.int64), name) for name, v in values]
+    path = _save(tmp_path / "m.onnx", [node, end], dtype=dtype, weights=weights)
+    found = plugins.converter("openvino").check(path, profile)
+    assert (found[0].severity, found[0].message) == (severity, said)
+    assert "both" in found[0].nodes
