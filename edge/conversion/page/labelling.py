@@ -42,11 +42,19 @@ class Box(msgspec.Struct, frozen=True):
         return across + max(other.top - self.top, 0.0) + max(self.bottom - other.bottom, 0.0)
 
 
-def labels(marks: Sequence[Mark], frame: Box) -> Iterable[str]:
+def labels(marks: Sequence[Mark], frame: Box, obstacles: Sequence[Box] = ()) -> Iterable[str]:
     """One text for each mark, where it covers least; of equal places the nearest."""
     taken = [
-        Box(mark.x - mark.radius, mark.y - mark.radius, mark.x + mark.radius, mark.y + mark.radius)
-        for mark in marks
+        *obstacles,
+        *(
+            Box(
+                mark.x - mark.radius,
+                mark.y - mark.radius,
+                mark.x + mark.radius,
+                mark.y + mark.radius,
+            )
+            for mark in marks
+        ),
     ]
 
     def cost(box: Box) -> float:

@@ -128,7 +128,7 @@ def _draw(
         *_front(points, frame),
         *marks,
         cross(frame.x.at(report.source.latency_ms.p50), frame.y.at(0.0)),
-        *_labels(order, frame),
+        *_labels(report, order, frame),
     ]
 
 
@@ -191,7 +191,7 @@ def cross(x: float, y: float) -> str:
     return "".join(svg.element("path", d=arms, class_=class_) for class_ in ("halo", "source"))
 
 
-def _labels(order: Sequence[Point], frame: Frame) -> Iterable[str]:
+def _labels(report: Report, order: Sequence[Point], frame: Frame) -> Iterable[str]:
     marks = []
     for point in order:
         words = point.row.id.removeprefix(f"{point.row.engine}-")
@@ -199,4 +199,7 @@ def _labels(order: Sequence[Point], frame: Frame) -> Iterable[str]:
             words += f" ({digits(point.loss)})"
         class_ = "label chosen" if point.row.chosen else "label"
         marks.append(Mark(*frame.place(point), frame.radius(point), words, class_))
-    return labels(marks, Box(LEFT, TOP, frame.width - 2, HEIGHT - BOTTOM))
+    x, y = frame.x.at(report.source.latency_ms.p50), frame.y.at(0.0)
+    right, bound = frame.width - RIGHT, frame.y.at(report.gate.max_drop)
+    obstacles = (Box(x - 7, y - 7, x + 7, y + 7), Box(right - 90, bound - 18, right, bound + 2))
+    return labels(marks, Box(LEFT, TOP, frame.width - 2, HEIGHT - BOTTOM), obstacles)

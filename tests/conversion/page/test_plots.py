@@ -35,6 +35,12 @@ def test_labels_of_marks_in_one_place_do_not_overlap() -> None:
     assert all(one.overlap(other) < 20 for one, other in combinations(placed, 2))
 
 
+def test_labels_leave_obstacles_alone() -> None:
+    obstacle = Box(210, 130, 400, 170)
+    (placed,) = boxes(list(labels([Mark(200, 150, 6, "int8")], Box(50, 30, 400, 300), [obstacle])))
+    assert placed.overlap(obstacle) == 0
+
+
 def test_labels_stay_within_the_frame() -> None:
     frame = Box(50, 30, 330, 300)
     marks = [Mark(x, y, 6.0, "a-long-label") for x in (52.0, 328.0) for y in (32.0, 298.0)]
