@@ -12,7 +12,13 @@ import msgspec
 from edge.conversion import graph
 from edge.conversion.estimates import Estimator, ModelCosts, PrecisionEstimate, available_bytes
 from edge.conversion.findings import SourceNames, memory_findings, type_findings
-from edge.conversion.source import PreparedSource, check_model, prepare, read_model
+from edge.conversion.source import (
+    PER_CHANNEL_OPSET,
+    PreparedSource,
+    check_model,
+    prepare,
+    read_model,
+)
 from edge.core import plugins
 from edge.core.contracts import Converter, Finding, shape_findings
 from edge.core.errors import ModelError
@@ -94,15 +100,16 @@ def check(
     graph.drop_initializer_inputs(model)
     inputs, outputs = (graph.tensor_specs(v) for v in (model.graph.input, model.graph.output))
     wanted = {**(graph.batch_shapes(model, batch) if batch else {}), **(shapes or {})}
-    candidates: dict[Onnx, _Candidate] = {}
+    candidates: dict[tuple[int, int], _Candidate] = {}
     checks: list[ProfileCheck] = []
     for profile in profiles:
-        candidate = candidates.get(profile.onnx)
-        if candidate is None or candidate.prepared is None:  # a refusal names the device
+        given = min(PER_CHANNEL_OPSET, profile.onnx.opset), min(ir, profile.onnx.ir)
+        candidate = candidates.get(given)
+        if candidate is None or not _is_for(candidate, profile):
             folder = work / str(len(checks))
             folder.mkdir()
             candidate = _candidate(model, source, profile, folder, wanted)
-            candidates[profile.onnx] = candidate
+            candidates[given] = candidate
         checks.append(_profile_check(candidate, profile, model))
     return CheckReport(
         schema=SCHEMA,
@@ -135,6 +142,12 @@ class _Candidate(msgspec.Struct, frozen=True):
     refusal: Finding | None
     path: Path | None
     estimator: Estimator
+
+
+def _is_for(candidate: _Candidate, profile: DeviceProfile) -> bool:
+    """Whether a candidate that was made for another device is what this one would get."""
+    made = candidate.prepared  # a refusal names the device it came from
+    return made is not None and made.opset <= profile.onnx.opset and made.ir <= profile.onnx.ir
 
 
 def _candidate(
