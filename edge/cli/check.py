@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 HELP = "check a model against devices: operators, shapes, memory, about how fast"
 
 _SHOWN_NODES = 3
-LARGEST_BATCH = 4096  # that is looked at
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +110,8 @@ def _rows(finding: Finding) -> list[tuple[str, str]]:
 
 def _row(estimate: PrecisionEstimate, room: int) -> dict[str, str]:
     """Cells by heading."""
+    from edge.conversion.memory import LARGEST_BATCH
+
     batch = estimate.largest_batch
     return {
         "estimate": estimate.precision,

@@ -113,7 +113,10 @@ class MemoryStep(msgspec.Struct, frozen=True):
 
 
 class MemoryEstimate(msgspec.Struct, frozen=True):
-    """An estimate for FP32 and one sample, by liveness over the graph in its order."""
+    """An estimate for FP32 and one sample, by liveness over the graph in its order.
+
+    ``peak_bytes`` is the weights and the most ``live_bytes`` together.
+    """
 
     weight_bytes: int
     peak_bytes: int
