@@ -58,7 +58,7 @@ def _print(report: CheckReport) -> None:
         [
             ("takes", ", ".join(f"{spec.name} {spec.shape_text}" for spec in report.inputs)),
             ("parameters", f"{costs.parameters:,}"),
-            ("operations", f"{least}{_count(costs.flops)}FLOP a sample; a multiply-add is 2"),
+            ("operations", f"{least}{_count(costs.flops)}FLOP an inference; a multiply-add is 2"),
             ("assumed", f"{assumed}; give --shape to fix it" if assumed else ""),
             ("not counted", _unknown(costs.unknown)),
         ]
@@ -133,7 +133,7 @@ def _latency(estimate: LatencyEstimate) -> str:
 
 def _notes(found: ProfileCheck) -> Iterator[tuple[str, str]]:
     """What the figures stand for, and what the profile does not know."""
-    yield "moved", "to and from memory for one sample, at best"
+    yield "moved", "to and from memory in one inference, at best"
     yield "peak memory", _memory_note(found)
     if any(estimate.largest_batch is not None for estimate in found.estimates):
         yield "batch", "the largest power of two that fits"

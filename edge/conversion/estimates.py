@@ -27,7 +27,7 @@ class NodeCost(msgspec.Struct, frozen=True):
 
 
 class ModelCosts(msgspec.Struct, frozen=True):
-    """Of one sample. A multiply-add counts as 2.
+    """Of one inference: a batch of 1 where it is dynamic. A multiply-add counts as 2.
 
     ``assumed`` has the sizes that were made up for dynamic axes other than the batch, ``unknown``
     the values of no known size, which count as nothing.
@@ -41,7 +41,7 @@ class ModelCosts(msgspec.Struct, frozen=True):
 
 
 class PrecisionEstimate(msgspec.Struct, frozen=True):
-    """One sample, as if every float had ``precision``, without what the engine itself takes.
+    """One inference, as if every float had ``precision``, without what the engine itself takes.
 
     ``largest_batch`` is a power of two; nothing where the batch is fixed, or the memory unknown.
     """

@@ -58,7 +58,7 @@ def memory_findings(
         return []
     needed = ", ".join(f"{e.peak_bytes / 1e9:.2f} GB in {e.precision}" for e in large)
     room = available_bytes(profile) / 1e9
-    message = f"one sample needs an estimated {needed}; {profile.name} has {room:.2f} GB"
+    message = f"one inference needs an estimated {needed}; {profile.name} has {room:.2f} GB"
     return [Finding("warning", message, hint="smaller inputs need less: --shape")]
 
 

@@ -171,7 +171,7 @@ def test_a_model_that_does_not_fit_is_said_not_to(tmp_path, work):
     wide, narrow = report.profiles[0].estimates
     assert (wide.peak_bytes, wide.fits, wide.largest_batch) == (1_200_000, False, 0)
     assert (narrow.peak_bytes, narrow.fits, narrow.largest_batch) == (300_000, True, 2)
-    assert "one sample needs an estimated 0.00 GB in fp32; pc has 0.00 GB" in _messages(
+    assert "one inference needs an estimated 0.00 GB in fp32; pc has 0.00 GB" in _messages(
         report, "onnxruntime"
     )
 
