@@ -55,7 +55,7 @@ RECIPES = {
         {"ranges": [100.0, "histogram"]},
         needs_samples=True,
         is_repair=True,
-        what="ranges of least and greatest value, or by the error of a histogram",
+        what="ranges by histogram or min-max",
     ),
 }
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from converters._quantization.attention import has_attention
 from converters._quantization.closeness import JUDGED, closeness_db
 from converters._quantization.openvino_sensitivity import answers
 from converters._quantization.refinement import CAREFUL, PLAIN, refine
@@ -38,7 +39,8 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``estimators`` name members of NNCF's ``RangeEstimatorParametersSet``, or ``DEFAULT`` for what
     NNCF takes by itself; each is tried and the one whose answers are nearest to the float model's
     is kept. ``overflow_fix`` is a member of NNCF's ``OverflowFix``. ``exclude`` names nodes of the
-    imported model that stay in float.
+    imported model that stay in float. ``model_type`` is a member of NNCF's ``ModelType``; where it
+    is empty, a model with attention is taken for a transformer.
     """
 
     estimators: tuple[str, ...] = (DEFAULT, "HISTOGRAM")
@@ -47,6 +49,7 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refine: bool = True
     samples: int = 100
     exclude: tuple[str, ...] = ()
+    model_type: str = ""
 
 
 RECIPES = {
@@ -56,7 +59,7 @@ RECIPES = {
         {"estimators": ["MEAN_QUANTILE", "MINMAX"]},
         needs_samples=True,
         is_repair=True,
-        what="ranges by quantiles, or of least and greatest value",
+        what="ranges by quantiles or min-max",
     ),
 }
 
@@ -88,15 +91,19 @@ def quantize(
         ModelError: NNCF refuses the model.
     """
     judged = [feeds for feeds, _ in zip(samples, range(JUDGED), strict=False)]
-    expected = answers(_imported(model), judged)
+    expected = answers(imported(model), judged)
+    if not tuning.model_type and has_attention(model):
+        # It smooths the outliers of the activations, and leaves in float what attention needs so:
+        # on MiniLM the cosine to the float embeddings goes from 0.875 to 0.998.
+        tuning = msgspec.structs.replace(tuning, model_type="TRANSFORMER")
     if tuning.refine:
         # Depthwise activations get a scale per channel here, so there is nothing to even out.
         refine(model, judged, even_channels=False, exclude=onnx_names(tuning.exclude))
     best: Candidate | None = None
     for estimator in tuning.estimators:
-        with _quiet():
+        with quiet():
             try:
-                quantized = _quantize(_imported(model), samples, tuning, estimator, may_overflow)
+                quantized = _quantize(imported(model), samples, tuning, estimator, may_overflow)
             except InputError:
                 raise
             except Exception as error:  # NNCF raises RuntimeError, its own errors and others
@@ -116,7 +123,7 @@ def onnx_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.removesuffix("/WithoutBiases") for name in names)
 
 
-def _imported(model: ModelProto) -> OvModel:
+def imported(model: ModelProto) -> OvModel:
     """Import through a file. ``read_model`` would take bytes, but it leaves the weights of grouped
     convolutions behind a Reshape, and those then run in float: 1.5x the time on a MobileNetV2."""
     openvino = require("openvino", extra="convert")
@@ -148,6 +155,7 @@ def _quantize(
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(samples),
         fast_bias_correction=tuning.fast_bias_correction,
+        model_type=nncf.ModelType[tuning.model_type] if tuning.model_type else None,
         ignored_scope=nncf.IgnoredScope(names=list(tuning.exclude), validate=False),
         advanced_parameters=parameters.AdvancedQuantizationParameters(
             overflow_fix=parameters.OverflowFix[fix],
@@ -157,7 +165,7 @@ def _quantize(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep NNCF from printing on stdout, where it draws its progress."""
     with contextlib.redirect_stdout(io.StringIO()):
         _import_nncf()

@@ -6,18 +6,15 @@ import argparse
 from pathlib import Path
 
 
-def add_source(parser: argparse.ArgumentParser, *, takes_profiles: bool = False) -> None:
-    """The model to convert or check, and the device it is for, or the ``profiles`` of some."""
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """The model to convert or check, and the devices it is for."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the model, an ONNX file")
-    if takes_profiles:
-        parser.add_argument(
-            "--profile",
-            action="append",
-            dest="profiles",
-            help="the device (repeatable; default: this machine)",
-        )
-    else:
-        parser.add_argument("--profile", default="host", help="the device (default: this machine)")
+    parser.add_argument(
+        "--profile",
+        action="append",
+        dest="profiles",
+        help="the device (repeatable; default: this machine)",
+    )
     parser.add_argument("--spec", type=Path, metavar="MODEL.toml", help="what the file can't say")
     parser.add_argument(
         "--shape",

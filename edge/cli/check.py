@@ -22,7 +22,7 @@ _SHOWN_NODES = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    _arguments.add_source(parser, takes_profiles=True)
+    _arguments.add_source(parser)
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,9 @@ import msgspec
 from edge.cli import _arguments, _output, _progress
 
 if TYPE_CHECKING:
+    from edge.cli._progress import Progress
+    from edge.conversion import Conversion
+    from edge.conversion.cache import StageCache
     from edge.conversion.report import Report, VariantRow
     from edge.core.manifest import Latency, Metric
 
@@ -35,39 +40,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POINTS",
         help="accuracy that may be lost: points of the metric with --eval, else of agreement",
     )
+    parser.add_argument(
+        "--max-trials",
+        type=_arguments.positive,
+        metavar="N",
+        help="repairs to try for each engine where INT8 loses too much (default: 12)",
+    )
+    parser.add_argument(
+        "--max-minutes", type=float, metavar="M", help="time for all repairs (default: 20)"
+    )
+    parser.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="take nothing from earlier conversions, keep nothing",
+    )
     parser.add_argument("--name", help="name of the model (default: the file's)")
     parser.add_argument("--version", help="version of the model (default: 1)")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT.edge")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT.edge",
+        help="with several profiles, each one's name is added: OUT-PROFILE.edge",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     from edge.cli._main import EXIT_DONE, EXIT_GATE
-    from edge.conversion import convert
+    from edge.conversion.cache import StageCache
 
-    with _progress.bars() as progress:
-        conversion = convert(
-            args.source,
-            profile=args.profile,
-            spec=args.spec,
-            precision=args.precision,
-            engines=args.engine,
-            calibration=args.calib,
-            evaluation=args.eval,
-            max_drop=args.max_drop,
-            shapes=dict(args.shape),
-            batch=args.batch,
-            name=args.name,
-            version=args.version,
-            output=args.output,
-            progress=progress,
-        )
+    profiles = args.profiles or ["host"]
+    conversions: list[Conversion] = []
+    with ExitStack() as stack:
+        cache = None
+        if args.no_cache:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-cache-"))
+            cache = StageCache(Path(folder))
+        for profile in profiles:
+            output = _output_for(args, profile) if len(profiles) > 1 else args.output
+            with _progress.bars() as progress:
+                conversions.append(_convert(args, profile, output, progress, cache))
+            if not args.json:
+                print_report(conversions[-1].report, conversions[-1].path)
     if args.json:
-        report = msgspec.to_builtins(conversion.report)
-        _output.print_json({**report, "bundle": str(conversion.path)})
-    else:
-        print_report(conversion.report, conversion.path)
-    return EXIT_DONE if conversion.report.gate.met else EXIT_GATE
+        printed = [
+            {**msgspec.to_builtins(each.report), "bundle": str(each.path)} for each in conversions
+        ]
+        _output.print_json(printed[0] if len(printed) == 1 else printed)
+    return EXIT_DONE if all(each.report.gate.met for each in conversions) else EXIT_GATE
+
+
+def _convert(
+    args: argparse.Namespace,
+    profile: str,
+    output: Path | None,
+    progress: Progress | None,
+    cache: StageCache | None,
+) -> Conversion:
+    from edge.conversion import convert
+    from edge.conversion.repair import MINUTES, TRIALS, Limits
+
+    return convert(
+        args.source,
+        profile=profile,
+        spec=args.spec,
+        precision=args.precision,
+        engines=args.engine,
+        calibration=args.calib,
+        evaluation=args.eval,
+        max_drop=args.max_drop,
+        shapes=dict(args.shape),
+        batch=args.batch,
+        name=args.name,
+        version=args.version,
+        output=output,
+        limits=Limits(args.max_trials or TRIALS, args.max_minutes or MINUTES),
+        progress=progress,
+        cache=cache,
+    )
+
+
+def _output_for(args: argparse.Namespace, profile: str) -> Path:
+    """Where the bundle of one of several profiles goes."""
+    given: Path = args.output or Path(f"{args.name or args.source.stem}.edge")
+    return given.with_name(f"{given.stem}-{profile}.edge")
 
 
 def print_report(report: Report, bundle: Path) -> None:
@@ -97,9 +154,32 @@ def print_report(report: Report, bundle: Path) -> None:
             ),
         ]
     )
+    _print_trials(report)
     size = _output.size_text(bundle.stat().st_size)
     _output.say()
     _output.say(f"[bold green]→ {bundle}[/]  {size}   ● chosen  ○ also in the bundle")
+
+
+def _print_trials(report: Report) -> None:
+    if not report.trials:
+        return
+    _output.say()
+    _output.table(
+        "Repairs that were tried",
+        ["", "variant", "change", "loss", "SQNR", "time"],
+        [
+            [
+                "✓" if trial.passed else "✗",
+                trial.id.split("-")[0],
+                trial.what,
+                "" if trial.loss is None else f"{trial.loss:.2f}",
+                "" if trial.sqnr_db is None else f"{trial.sqnr_db:.1f} dB",
+                f"{trial.seconds:.0f} s",
+            ]
+            for trial in report.trials
+        ],
+        right=["loss", "SQNR", "time"],
+    )
 
 
 def _named(report: Report, why: str) -> str:

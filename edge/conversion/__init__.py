@@ -13,7 +13,7 @@ from edge.conversion.cache import StageCache
 from edge.conversion.pipeline import Conversion as Conversion
 from edge.conversion.pipeline import Request, convert_model
 from edge.conversion.plan import AUTO
-from edge.conversion.repair import MINUTES, TRIALS, Limits
+from edge.conversion.repair import Limits as Limits
 from edge.conversion.workbench import Progress
 from edge.core.errors import InputError
 from edge.core.manifest import Name
@@ -38,8 +38,7 @@ def convert(
     name: str | None = None,
     version: str | None = None,
     output: _Path | None = None,
-    max_trials: int = TRIALS,
-    max_minutes: float = MINUTES,
+    limits: Limits | None = None,
     cache: StageCache | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -59,8 +58,7 @@ def convert(
         name: Of the bundle; default is the spec's, else the file's stem.
         version: Of the bundle; default is the spec's.
         output: Default is ``<name>.edge`` here.
-        max_trials: Repairs of INT8 that are tried for each engine, where it loses too much.
-        max_minutes: For all repairs together.
+        limits: Of the repairs that are tried where INT8 loses too much.
         cache: Of earlier results; default is the user's own.
         progress: Called with a stage's title, how much of it is done, and how much there is.
     Raises:
@@ -80,7 +78,7 @@ def convert(
         calibration=Path(calibration) if calibration else None,
         evaluation=Path(evaluation) if evaluation else None,
         max_drop=max_drop,
-        limits=Limits(max_trials, max_minutes),
+        limits=limits or Limits(),
         shapes=dict(shapes or {}),
         batch=batch,
     )

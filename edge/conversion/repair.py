@@ -144,10 +144,7 @@ class Ladder:
         step = base.step
         recipe: Recipe = step.converter.excluding(base.variant, step.recipe, rung.nodes)
         title = "-".join(filter(None, (step.title, f"mixed{len(rung.nodes)}")))
-        what = (
-            f"{len(rung.nodes)} operators in float, {100 * rung.share:.0f} % of the operations, "
-            f"should gain {rung.gain_db:.0f} dB"
-        )
+        what = f"{len(rung.nodes)} operators in float ({100 * rung.share:.0f} % of the work)"
         return Step(step.converter, step.precision, title, recipe), what
 
     def _try(self, step: Step, what: str) -> Attempt | None:
@@ -159,11 +156,10 @@ class Ladder:
 
 
 class Exclusion(msgspec.Struct, frozen=True):
-    """Operators to leave in float, their share of all operations, and what that should gain."""
+    """Operators to leave in float, and their share of all operations."""
 
     nodes: tuple[str, ...]
     share: float
-    gain_db: float
 
 
 def exclusions(sensitivities: Sequence[Sensitivity]) -> list[Exclusion]:
@@ -183,7 +179,7 @@ def exclusions(sensitivities: Sequence[Sensitivity]) -> list[Exclusion]:
         if wanted is None or cost > MOST_IN_FLOAT * total_cost:
             break
         if gain >= wanted:
-            rungs.append(Exclusion(tuple(nodes), cost / total_cost, gain))
+            rungs.append(Exclusion(tuple(nodes), cost / total_cost))
             while wanted is not None and wanted <= gain:
                 wanted = next(gains, None)
     return rungs

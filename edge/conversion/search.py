@@ -53,7 +53,11 @@ def search(plan: Plan, bench: Workbench, bound: Bound, limits: Limits, progress:
                 refused.append(Refusal(f"more of {family[0].step.id}", ladder.stopped))
                 ladder.stopped = ""
         best, others = _best([*family, *climbed], ladder)
-        refused += [Refusal(each.variant.id, _surpassed(each, best, bound)) for each in others]
+        refused += [
+            Refusal(each.variant.id, f"{bound.lost(each.loss)}; {best.variant.id} is kept")
+            for each in others
+            if not each.what
+        ]
         kept += [best, *_faster(best, bench, ladder)]
     findings = [
         f
@@ -110,10 +114,6 @@ def _best(family: Sequence[Attempt], ladder: Ladder) -> tuple[Attempt, list[Atte
     unaided = [each for each in passing if not each.what]
     best = min(unaided or passing[-1:] or family, key=loss)
     return best, [each for each in family if each is not best]
-
-
-def _surpassed(attempt: Attempt, best: Attempt, bound: Bound) -> str:
-    return f"{bound.lost(attempt.loss)}; {best.variant.id} is kept"
 
 
 def _faster(best: Attempt, bench: Workbench, ladder: Ladder) -> list[Attempt]:

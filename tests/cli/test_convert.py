@@ -63,3 +63,12 @@ def test_wrong_input_is_exit_code_2_with_a_word_on_what_to_do(arguments, capsys,
 def test_malformed_shape_is_wrong_usage(arguments, capsys):
     assert main([*arguments, "--shape", "image"]) == 2
     assert "is not like images=1x3x224x224" in capsys.readouterr().err
+
+
+def test_several_profiles_give_a_bundle_each(arguments, capsys, tmp_path):
+    assert main([*arguments, "--profile", "host", "--profile", "generic-arm64", "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert [report["profile"] for report in reports] == ["host", "generic-arm64"]
+    assert [report["bundle"] for report in reports] == [
+        str(tmp_path / f"out-{profile}.edge") for profile in ("host", "generic-arm64")
+    ]

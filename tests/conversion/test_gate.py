@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from edge.conversion.gate import DEFAULT_AGREEMENT_DROP, decide
+from edge.conversion.gate import DEFAULT_AGREEMENT_DROP, bound_for, decide
+from edge.conversion.measurement import Scores
+from edge.conversion.workbench import Judged
 from edge.core.manifest import Latency, Metric, Variant
 from edge.core.profile import load_profile
 
@@ -34,14 +36,19 @@ SET = (
 )
 
 
-def _decide(variants=SET, **changes):  # type: ignore[no-untyped-def]
-    arguments = {
-        "source_metric": Metric("top1", 90.0),
-        "max_drop": 0.5,
-        "must_pass": True,
-        "is_latency_valid": True,
-    }
-    return decide(variants, load_profile("host"), **{**arguments, **changes})
+TOP1 = Metric("top1", 90.0)
+
+
+def _decide(variants=SET, *, source=TOP1, max_drop=0.5, **changes):  # type: ignore[no-untyped-def]
+    bound = bound_for(source, max_drop)
+    losses = {variant.id: bound.loss(_judged(variant)) for variant in variants}
+    arguments = {"must_pass": True, "is_latency_valid": True, **changes}
+    return decide(variants, losses, load_profile("host"), bound, **arguments)
+
+
+def _judged(variant: Variant) -> Judged:
+    is_measured = variant.agreement is not None
+    return Judged(Scores(variant.metric, variant.agreement) if is_measured else None)
 
 
 def test_fastest_that_keeps_the_accuracy_is_chosen():
@@ -56,7 +63,7 @@ def test_wider_gate_lets_the_faster_variant_in():
 
 
 def test_without_labels_agreement_decides():
-    decision = _decide(source_metric=None, max_drop=None)
+    decision = _decide(source=None, max_drop=None)
     assert decision.gate.measure == "agreement"
     assert decision.gate.max_drop == DEFAULT_AGREEMENT_DROP
     assert decision.kept[0].id == "openvino-int8"
@@ -78,10 +85,10 @@ def test_named_precision_is_kept_and_its_miss_is_said():
     assert decision.gate.why == "onnxruntime-int8 loses 2.00 points of top1; 0.5 allowed"
 
 
-@pytest.mark.parametrize("source_metric", [None, Metric("top1", 90.0)])
-def test_unmeasured_variant_never_passes(source_metric):
+@pytest.mark.parametrize("source", [None, Metric("top1", 90.0)])
+def test_unmeasured_variant_never_passes(source):
     unmeasured = _variant("onnxruntime", "int8", None, None, None)
-    decision = _decide((unmeasured,), source_metric=source_metric)
+    decision = _decide((unmeasured,), source=source)
     assert not decision.gate.met
     assert "not measured" in decision.gate.why
 
@@ -93,18 +100,8 @@ def test_gain_is_no_loss():
     assert "gains 0.40 points" in decision.gate.why
 
 
-def test_of_two_recipes_the_one_that_loses_less_stands_and_the_other_is_told():
-    plain = msgspec.structs.replace(SET[3], id="openvino-int8-plain", metric=Metric("top1", 89.9))
-    decision = _decide((SET[3], plain))
-    assert [variant.id for variant in decision.ranked] == ["openvino-int8-plain"]
-    (told,) = decision.surpassed
-    assert told.id == "openvino-int8"
-    assert told.why == "loses 0.20 points of top1; openvino-int8-plain is kept"
-
-
-def test_of_equal_recipes_the_first_stands():
-    plain = msgspec.structs.replace(SET[3], id="openvino-int8-plain")
-    assert [variant.id for variant in _decide((SET[3], plain)).ranked] == ["openvino-int8"]
+def test_front_has_what_nothing_else_beats_in_all_respects():
+    assert _decide().front == {"onnxruntime-int8", "openvino-int8", "openvino-fp32"}
 
 
 def test_chosen_one_is_the_fastest_whichever_engine_is_last_in_the_ranking():
