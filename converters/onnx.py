@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from converters._operators import onnxruntime as operators
-from converters._quantization import onnx_int8, onnx_sensitivity
+from converters._quantization import (
+    dynamic_onnx,
+    onnx_int8,
+    onnx_sensitivity,
+    weight_only_onnx,
+)
 from converters._quantization.samples import require_samples
 from converters._quantization.sensitivity import SAMPLES
 from edge.core.contracts import (
@@ -51,7 +56,7 @@ class OnnxConverter:
 
     name = "onnx"
     engine = "onnxruntime"
-    precisions = ("fp32", "fp16", "int8")
+    precisions = ("fp32", "fp16", "int8", "int4")
 
     def availability(self) -> Availability:
         """Say whether onnx and ONNX Runtime are installed."""
@@ -75,7 +80,9 @@ class OnnxConverter:
 
     def recipes(self, precision: str) -> dict[str, Recipe]:
         """Several for INT8."""
-        return onnx_int8.RECIPES if precision == "int8" else {"": Recipe()}
+        if precision == "int8":
+            return {**onnx_int8.RECIPES, **weight_only_onnx.RECIPES, **dynamic_onnx.RECIPES}
+        return {"": Recipe()}
 
     def convert(self, request: ConvertRequest, into: Path) -> Variant:
         """Write ``model.onnx``."""
@@ -89,6 +96,8 @@ class OnnxConverter:
         options: dict[str, Any] = {}
         if request.precision == "fp16":
             model = to_fp16(model)
+        elif request.precision == "int4" or "method" in request.options:
+            model, notes = without_samples(model, request)
         elif request.precision == "int8":
             model, notes = to_int8(model, inputs, request)
         _pin(model, request.profile)
@@ -114,6 +123,8 @@ class OnnxConverter:
         self, request: ConvertRequest, variant: Variant, folder: Path
     ) -> tuple[Sensitivity, ...]:
         """Rank what QuantizeLinear pairs surround; nothing in other variants."""
+        if request.precision == "int4" or "method" in request.options:
+            return ()
         samples = require_samples(request.calibration, variant.inputs, SAMPLES)
         return onnx_sensitivity.sensitivities(folder / FILE, list(samples))
 
@@ -143,6 +154,17 @@ def to_fp16(model: ModelProto) -> ModelProto:
             f"the model can not be written in FP16: {_first_line(error)}", hint="keep it in fp32"
         ) from error
     return converted
+
+
+def without_samples(
+    model: ModelProto, request: ConvertRequest
+) -> tuple[ModelProto, tuple[str, ...]]:
+    """Matrix products with weights in few bits, and the notes on it."""
+    if request.options.get("method") == "dynamic":
+        with tempfile.TemporaryDirectory(prefix="edge-int8-") as folder:
+            return dynamic_onnx.quantize(model, request.options, Path(folder))
+    tuning = weight_only_onnx.tuning_of(request.precision, request.options)
+    return model, weight_only_onnx.quantize(model, tuning)
 
 
 def to_int8(

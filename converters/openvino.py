@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from converters._operators import openvino as operators
-from converters._quantization import openvino_int8, openvino_sensitivity
+from converters._quantization import openvino_int8, openvino_sensitivity, weight_only_openvino
 from converters._quantization.samples import require_samples
 from converters._quantization.sensitivity import SAMPLES
 from edge.core.contracts import (
@@ -34,7 +34,7 @@ EXTRA = "convert"
 CALIBRATOR = "calibrator"
 FILES = ("model.xml", "model.bin")
 HINT = "INFERENCE_PRECISION_HINT"
-HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32", "int4": "f32"}
 """What the engine computes floats in. It has to be told: on a CPU with AMX its own choice for an
 FP32 file is BF16, silently."""
 
@@ -46,7 +46,7 @@ class OpenVINOConverter:
 
     name = "openvino"
     engine = "openvino"
-    precisions = ("fp32", "bf16", "fp16", "int8")
+    precisions = ("fp32", "bf16", "fp16", "int8", "int4")
 
     def availability(self) -> Availability:
         """Say whether OpenVINO and NNCF are installed."""
@@ -70,8 +70,10 @@ class OpenVINOConverter:
         return found or operators.device_findings(imported, profile)
 
     def recipes(self, precision: str) -> dict[str, Recipe]:
-        """Several for INT8."""
-        return openvino_int8.RECIPES if precision == "int8" else {"": Recipe()}
+        """Several for INT8 and INT4."""
+        if precision == "int8":
+            return {**openvino_int8.RECIPES, **weight_only_openvino.INT8}
+        return weight_only_openvino.INT4 if precision == "int4" else {"": Recipe()}
 
     def convert(self, request: ConvertRequest, into: Path) -> Variant:
         """Write ``model.xml`` and ``model.bin``."""
@@ -82,7 +84,10 @@ class OpenVINOConverter:
             raise ModelError(finding.message, hint=finding.hint)
         built_with = {"openvino": metadata.version("openvino")}
         notes: tuple[str, ...] = ()
-        if request.precision == "int8":
+        if request.precision == "int4" or "method" in request.options:
+            model, notes = weights_alone(inputs, request)
+            built_with |= {"nncf": metadata.version("nncf")}
+        elif request.precision == "int8":
             best, notes = to_int8(inputs, request)
             model = best.model
             built_with |= {"nncf": metadata.version("nncf"), CALIBRATOR: best.estimator}
@@ -105,6 +110,8 @@ class OpenVINOConverter:
         self, request: ConvertRequest, variant: Variant, folder: Path
     ) -> tuple[Sensitivity, ...]:
         """Rank what FakeQuantize operators feed; nothing in other variants."""
+        if request.precision == "int4" or "method" in request.options:
+            return ()
         samples = require_samples(request.calibration, variant.inputs, SAMPLES)
         return openvino_sensitivity.sensitivities(folder / FILES[0], request.model, list(samples))
 
@@ -119,6 +126,18 @@ class OpenVINOConverter:
             return ()
         options = {**variant.options, HINT: HINTS["bf16"]}
         return (msgspec.structs.replace(variant, id=f"{variant.id}-bf16", options=options),)
+
+
+def weights_alone(
+    inputs: tuple[TensorSpec, ...], request: ConvertRequest
+) -> tuple[OvModel, tuple[str, ...]]:
+    """Weights in few bits and the notes on it; samples are used where the recipe asks for them."""
+    tuning = weight_only_openvino.tuning_of(request.precision, request.options)
+    model = require("onnx", extra=EXTRA).load_model(request.model)
+    samples = None
+    if tuning.is_aware:
+        samples = require_samples(request.calibration, inputs, tuning.samples)
+    return weight_only_openvino.quantize(model, tuning, samples)
 
 
 def to_int8(

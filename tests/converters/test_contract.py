@@ -23,7 +23,10 @@ TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2, "int8": 8e-2}
 """Largest difference from FP32, as a share of the largest output."""
 
 CASES = [
-    (name, precision) for name in CONVERTERS for precision in plugins.converter(name).precisions
+    (name, precision)
+    for name in CONVERTERS
+    for precision in plugins.converter(name).precisions
+    if precision != "int4"  # which refuses the convolutional network: test_weight_only.py
 ]
 
 
