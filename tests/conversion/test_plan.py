@@ -72,8 +72,8 @@ def test_int8_by_name_without_samples_is_an_input_error(converters):
 
 
 def test_precision_that_the_device_does_not_take_is_refused(converters):
-    with pytest.raises(InputError, match="host does not run int4"):
-        _make("int4")
+    with pytest.raises(InputError, match="host does not run fp8"):
+        _make("fp8")
 
 
 def test_unusable_converter_is_named_with_its_reason(converters):
