@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import wave
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ HOP = 160
 CHUNK_FRAMES = 100
 FRAME = 512
 CONTEXT = 64
+TAPER = np.sqrt(np.hanning(WINDOW + 1)[:-1])
 
 
 def read_wav(path: Path) -> np.ndarray:
@@ -23,26 +25,49 @@ def read_wav(path: Path) -> np.ndarray:
     return samples.astype(np.float32) / 32768
 
 
-def noisy_speech(folder: Path) -> np.ndarray:
-    """30 s of speech with ten seconds each of three noises, at 0 dB."""
+@cache
+def _speech_and_noise(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """30 s of speech, and ten seconds each of three noises as loud as it."""
     speech = read_wav(folder / "speech_30s_16k.wav")
     names = ("running_tap", "exercise_bike", "rain")
     noise = np.concatenate([read_wav(folder / f"noise_{name}_10s_16k.wav") for name in names])
     length = min(len(speech), len(noise))
     speech, noise = speech[:length], noise[:length]
-    return speech + noise * np.sqrt(np.mean(speech**2) / np.mean(noise**2))
+    return speech, noise * np.sqrt(np.mean(speech**2) / np.mean(noise**2))
+
+
+def _spectra(sound: np.ndarray) -> np.ndarray:
+    """Complex spectra (chunk, frames, 161)."""
+    starts = range(0, len(sound) - WINDOW + 1, HOP)
+    frames = np.stack([sound[start : start + WINDOW] * TAPER for start in starts])
+    spectra = np.fft.rfft(frames)
+    count = len(spectra) // CHUNK_FRAMES
+    return spectra[: count * CHUNK_FRAMES].reshape(count, CHUNK_FRAMES, -1)
+
+
+@cache
+def _mixture(folder: Path) -> np.ndarray:
+    speech, noise = _speech_and_noise(folder)
+    return _spectra(speech + noise)
 
 
 def nsnet2_inputs(folder: Path) -> dict[str, np.ndarray]:
-    """Log power spectra (sample, frames, 161), as nsnet2 was trained on."""
-    sound = noisy_speech(folder)
-    window = np.sqrt(np.hanning(WINDOW + 1)[:-1])
-    starts = range(0, len(sound) - WINDOW + 1, HOP)
-    frames = np.stack([sound[start : start + WINDOW] * window for start in starts])
-    power = np.abs(np.fft.rfft(frames)) ** 2
+    """Log power spectra (sample, frames, 161), as nsnet2 was trained on; labels number them."""
+    power = np.abs(_mixture(folder)) ** 2
     spectra = np.log10(np.maximum(power, 1e-12)).astype(np.float32)
-    count = len(spectra) // CHUNK_FRAMES
-    return {"input": spectra[: count * CHUNK_FRAMES].reshape(count, CHUNK_FRAMES, -1)}
+    return {"input": spectra, "labels": np.arange(len(spectra))}
+
+
+def enhanced(folder: Path, chunk: int, gain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Clean speech of a chunk, and the mixture with ``gain`` (frames, 161) applied, as sound."""
+    frames = np.fft.irfft(_mixture(folder)[chunk] * gain) * TAPER
+    given = np.zeros((CHUNK_FRAMES + 1) * HOP)
+    for number, frame in enumerate(frames):
+        given[number * HOP : number * HOP + WINDOW] += frame
+    start = chunk * CHUNK_FRAMES * HOP
+    clean = _speech_and_noise(folder)[0][start : start + len(given)]
+    inside = slice(HOP, len(clean) - HOP)  # where two windows overlap and add up to one
+    return clean[inside].astype(np.float64), given[inside]
 
 
 def silero_inputs(model: Path, folder: Path) -> dict[str, np.ndarray]:

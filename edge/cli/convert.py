@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="accuracy that may be lost: points of the metric with --eval, else of agreement",
     )
     parser.add_argument(
+        "--at-least",
+        type=float,
+        metavar="VALUE",
+        help="what the metric must reach, in place of --max-drop",
+    )
+    parser.add_argument(
         "--max-trials",
         type=_arguments.positive,
         metavar="N",
@@ -110,6 +116,7 @@ def _convert(
         calibration=args.calib,
         evaluation=args.eval,
         max_drop=args.max_drop,
+        at_least=args.at_least,
         shapes=dict(args.shape),
         batch=args.batch,
         name=args.name,

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from edge.conversion.cache import StageCache
+from edge.conversion.metrics import load_metric
 from edge.conversion.pipeline import Conversion as Conversion
 from edge.conversion.pipeline import Request, convert_model
 from edge.conversion.plan import AUTO
@@ -33,6 +34,7 @@ def convert(
     calibration: _Path | None = None,
     evaluation: _Path | None = None,
     max_drop: float | None = None,
+    at_least: float | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     batch: int | None = None,
     name: str | None = None,
@@ -53,6 +55,8 @@ def convert(
         calibration: Real samples for INT8: a folder of pictures, or an npz of tensors.
         evaluation: Labelled samples to measure accuracy on.
         max_drop: Points of the metric (without labels: of agreement) that may be lost.
+        at_least: What the metric (without one: agreement in percent) must reach, in place of
+            ``max_drop``.
         shapes: Fixed shape by input name.
         batch: Fixed size of the first axis of all inputs.
         name: Of the bundle; default is the spec's, else the file's stem.
@@ -68,6 +72,7 @@ def convert(
     """
     path = Path(source)
     model = _named(load_spec(Path(spec)) if spec else ModelSpec(), path, name, version)
+    folder = Path(spec).parent if spec else Path()
     request = Request(
         source=path,
         profile=load_profile(profile),
@@ -78,6 +83,8 @@ def convert(
         calibration=Path(calibration) if calibration else None,
         evaluation=Path(evaluation) if evaluation else None,
         max_drop=max_drop,
+        at_least=at_least,
+        metric=load_metric(model.metric, folder) if model.metric else None,
         limits=limits or Limits(),
         shapes=dict(shapes or {}),
         batch=batch,

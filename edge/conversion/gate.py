@@ -33,6 +33,18 @@ class Bound(msgspec.Struct, frozen=True):
 
     points: float
     source: Metric | None
+    at_least: float | None = None
+
+    @property
+    def reached(self) -> float:
+        """What the source reached, of agreement all."""
+        return self.source.value if self.source else 100.0
+
+    @property
+    def allowed(self) -> str:
+        return (
+            f"{self.points:g} allowed" if self.at_least is None else f"at least {self.at_least:g}"
+        )
 
     @property
     def measure(self) -> str:
@@ -68,8 +80,12 @@ class Decision(msgspec.Struct, frozen=True):
     gate: Gate
 
 
-def bound_for(source: Metric | None, max_drop: float | None) -> Bound:
+def bound_for(
+    source: Metric | None, max_drop: float | None, at_least: float | None = None
+) -> Bound:
     """The bound that was asked for, else the default for what is measured."""
+    if at_least is not None:
+        return Bound((source.value if source else 100.0) - at_least, source, at_least)
     default = DEFAULT_METRIC_DROP if source else DEFAULT_AGREEMENT_DROP
     return Bound(default if max_drop is None else max_drop, source)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge.conversion.datasets import Dataset, Example
+    from edge.conversion.metrics import UserMetric
     from edge.conversion.sampling import Sampling
     from edge.core.contracts import Session
     from edge.core.profile import DeviceProfile
@@ -89,6 +90,7 @@ def measure(session: Session, reference: Reference, advance: Callable[[int, int]
     from edge.vision import TopAccuracy, agreement_for
 
     sampling = reference.sampling
+    own = _OwnMetric(sampling.metric) if sampling.metric else None
     right, same = TopAccuracy(), agreement_for(sampling.task)
     apart = Disagreements(sampling.task)
     done = 0
@@ -97,11 +99,35 @@ def measure(session: Session, reference: Reference, advance: Callable[[int, int]
         for example, want, got in zip(block, expected, given, strict=True):
             same.add(want, got)
             apart.add(example, want, got)
+            if own is not None:
+                own.add(example, want, got)
             if sampling.task == "classification" and example.label is not None:
                 right.add(got, example.label)
         done += len(block)
         advance(done, len(sampling.measured))
-    return Scores(_metric(right.top1), same.value, apart.found)
+    metric = own.value if own else _metric(right.top1)
+    return Scores(metric, same.value, apart.found)
+
+
+class _OwnMetric:
+    """Gathers what a user's metric wants to see."""
+
+    def __init__(self, metric: UserMetric) -> None:
+        self._metric = metric
+        self._outputs: list[Feeds] = []
+        self._references: list[Feeds] = []
+        self._feeds: list[Feeds] = []
+        self._labels: list[Any] = []
+
+    def add(self, example: Example, reference: Feeds, outputs: Feeds) -> None:
+        self._outputs.append(outputs)
+        self._references.append(reference)
+        self._feeds.append(example.feeds)
+        self._labels.append(example.label)
+
+    @property
+    def value(self) -> Metric:
+        return self._metric.value(self._outputs, self._references, self._feeds, self._labels)
 
 
 def _metric(top1: float | None) -> Metric | None:

@@ -19,6 +19,7 @@ from edge.conversion.cache import StageCache
 from edge.conversion.gate import Decision, bound_for, decide
 from edge.conversion.latency import Timings
 from edge.conversion.measurement import is_latency_valid
+from edge.conversion.metrics import UserMetric
 from edge.conversion.opening import machine
 from edge.conversion.plan import AUTO, make_plan
 from edge.conversion.repair import Attempt, Limits
@@ -47,6 +48,8 @@ class Request(msgspec.Struct, frozen=True):
     calibration: Path | None = None
     evaluation: Path | None = None
     max_drop: float | None = None
+    at_least: float | None = None
+    metric: UserMetric | None = None
     limits: Limits = Limits()
     shapes: dict[str, tuple[int, ...]] = {}
     batch: int | None = None
@@ -92,14 +95,19 @@ def convert_model(request: Request, progress: Progress, cache: StageCache) -> Co
         prepared = _prepare(request, work, cache)
         refuse(prepared.findings)
         sampling = open_sampling(
-            request.spec, prepared.inputs, request.calibration, request.evaluation
+            request.spec,
+            prepared.inputs,
+            request.calibration,
+            request.evaluation,
+            request.metric,
         )
         progress("Checking", 1, 1)
         parts = work / "bundle"
         job = Job(prepared, request.profile, request.spec, sampling)
         with Workbench(job, parts, cache) as bench:
             source = bench.judge(None, progress)
-            bound = bound_for(source.scores.metric if source.scores else None, request.max_drop)
+            metric = source.scores.metric if source.scores else None
+            bound = bound_for(metric, request.max_drop, request.at_least)
             found = search(plan, bench, bound, request.limits, progress)
             progress("Measuring latency", 0, 1)
             timings = bench.time([attempt.variant for attempt in found.attempts])

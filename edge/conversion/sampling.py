@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge.conversion.datasets import Dataset, Pictures, digest_of, open_dataset, spread
+from edge.conversion.metrics import UserMetric
 from edge.conversion.source import noise
 from edge.core.errors import SettingsError
 from edge.core.spec import ModelSpec, Task
@@ -41,6 +42,7 @@ class Sampling(msgspec.Struct, frozen=True):
     title: str
     task: Task
     labels: tuple[str, ...]
+    metric: UserMetric | None = None
 
 
 def open_sampling(
@@ -48,6 +50,7 @@ def open_sampling(
     inputs: tuple[TensorSpec, ...],
     calibration: Path | None,
     evaluation: Path | None,
+    metric: UserMetric | None = None,
 ) -> Sampling:
     """Open what was given; without any data, figures are taken on noise, and say so.
 
@@ -71,7 +74,12 @@ def open_sampling(
         measured = _Noise(inputs, None)
         title = f"measured on {len(measured)} samples of noise, for want of --eval or --calib"
     task = _task(spec.task, measured)
-    return Sampling(samples, tuning or measured, measured, title, task, labels)
+    if metric is not None and task != "tensors":
+        raise SettingsError(
+            f"metric {metric.name} is for task = 'tensors', the model's is {task!r}",
+            hint="leave one of the two out of model.toml",
+        )
+    return Sampling(samples, tuning or measured, measured, title, task, labels, metric)
 
 
 def split(samples: Dataset) -> tuple[Dataset, Dataset]:

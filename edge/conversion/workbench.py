@@ -264,7 +264,7 @@ class Workbench:
             "task": self.sampling.task,
             "labels": self.sampling.labels,
             "output": self.spec.output,
-            "metric": self.spec.metric,
+            "metric": self.sampling.metric.digest if self.sampling.metric else "",
             "machine": machine(),
         }
 
