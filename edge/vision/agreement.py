@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edge.core.errors import ModelError
-from edge.vision.boxes import iou
+from edge.vision.boxes import corners, iou
 from edge.vision.geometry import OUTSIDE
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class BoxF1:
         self._boxes = 0
 
     def add(self, reference: Sequence[Box], other: Sequence[Box]) -> None:
-        self._matches += _matches(reference, other)
+        self._matches += matched(reference, other)
         self._boxes += len(reference) + len(other)
 
     @property
@@ -200,11 +200,11 @@ class TopAccuracy:
         return 100.0 * self._hits[best] / self._count if self._count else None
 
 
-def _matches(reference: Sequence[Box], other: Sequence[Box]) -> int:
-    """Number of pairs; each box of ``other``, best score first, takes the nearest one left."""
+def matched(reference: Sequence[Box], other: Sequence[Box]) -> int:
+    """Number of pairs: each box of ``other``, best score first, takes the nearest one left."""
     if not reference or not other:
         return 0
-    overlaps = iou(_corners(other), _corners(reference))
+    overlaps = iou(corners(other), corners(reference))
     same = np.equal.outer([box.index for box in other], [box.index for box in reference])
     overlaps[~same] = 0.0
     matches = 0
@@ -214,10 +214,6 @@ def _matches(reference: Sequence[Box], other: Sequence[Box]) -> int:
             overlaps[:, nearest] = 0.0
             matches += 1
     return matches
-
-
-def _corners(boxes: Sequence[Box]) -> Array:
-    return np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes], np.float64)
 
 
 _MEASURES: dict[Task, type[Agreement]] = {

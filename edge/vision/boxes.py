@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,14 +15,37 @@ if TYPE_CHECKING:
     from edge.vision.geometry import Geometry
 
 
+class HasCorners(Protocol):
+    @property
+    def x0(self) -> float: ...
+    @property
+    def y0(self) -> float: ...
+    @property
+    def x1(self) -> float: ...
+    @property
+    def y1(self) -> float: ...
+
+
 def iou(one: Array, other: Array) -> Array:
     """Intersection over union of (N, 4) with (M, 4) boxes x0 y0 x1 y1: (N, M)."""
-    start = np.maximum(one[:, None, :2], other[None, :, :2])
-    end = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    shared = np.prod(np.clip(end - start, 0.0, None), axis=2)
-    union = _area(one)[:, None] + _area(other)[None, :] - shared
+    shared = intersection(one, other)
+    union = area(one)[:, None] + area(other)[None, :] - shared
     overlap: Array = shared / np.maximum(union, np.finfo(np.float64).tiny)
     return overlap
+
+
+def intersection(one: Array, other: Array) -> Array:
+    """Area that (N, 4) and (M, 4) boxes share: (N, M)."""
+    start = np.maximum(one[:, None, :2], other[None, :, :2])
+    end = np.minimum(one[:, None, 2:], other[None, :, 2:])
+    shared: Array = np.prod(np.clip(end - start, 0.0, None), axis=2)
+    return shared
+
+
+def corners(boxes: Sequence[HasCorners]) -> Array:
+    """(N, 4) x0 y0 x1 y1."""
+    listed = [(box.x0, box.y0, box.x1, box.y1) for box in boxes]
+    return np.array(listed, np.float64).reshape(-1, 4)
 
 
 def suppress(boxes: Array, scores: Array, classes: Array, iou_threshold: float) -> Array:
@@ -52,7 +75,7 @@ def to_picture(
     )
 
 
-def _area(boxes: Array) -> Array:
+def area(boxes: Array) -> Array:
     sides = np.clip(boxes[:, 2:] - boxes[:, :2], 0.0, None)
-    area: Array = sides[:, 0] * sides[:, 1]
-    return area
+    product: Array = sides[:, 0] * sides[:, 1]
+    return product
