@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from converters._quantization.closeness import noise_ratio
 from edge.core.contracts import Sensitivity
+from edge.core.errors import ModelError
 
 if TYPE_CHECKING:
     from edge.core.tensor import Array
@@ -35,16 +36,22 @@ def rank(
     Args:
         costs: Quantized operator -> operations, in the order of execution.
         run: Gives the answers when all operators but these are computed in float.
+    Raises:
+        ModelError: The engine does not run some mixture.
     """
-    expected = run(set())
-    return tuple(
-        Sensitivity(
-            tuple(group),
-            noise_ratio(expected, run(set(group))),
-            sum(costs[name] for name in group),
+    try:
+        expected = run(set())
+        return tuple(
+            Sensitivity(
+                tuple(group),
+                noise_ratio(expected, run(set(group))),
+                sum(costs[name] for name in group),
+            )
+            for group in _groups(list(costs))
         )
-        for group in _groups(list(costs))
-    )
+    except Exception as error:  # engines that refuse a mixture of precisions, each in its way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise ModelError(f"the operators can not be ranked: {reason}") from error
 
 
 def _groups(names: list[str]) -> Iterator[list[str]]:

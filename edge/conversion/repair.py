@@ -125,8 +125,13 @@ class Ladder:
         """Search for the fewest operators in float that suffice, by halving."""
         name = base.step.id
         self._progress(f"Ranking operators of {name}", 0, 1)
-        found = self._bench.sensitivities(base.step, base.variant)
-        self._progress(f"Ranking operators of {name}", 1, 1)
+        try:
+            found = self._bench.sensitivities(base.step, base.variant)
+        except EdgeError as error:
+            self.stopped = str(error)
+            return
+        finally:
+            self._progress(f"Ranking operators of {name}", 1, 1)
         rungs = exclusions(found)
         low, high = 0, len(rungs)  # below low too little was left in float, from high on it passes
         while low < high:
