@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
 
+from edge.conversion.annotations import MASKS, Annotations, Truth, open_annotations
 from edge.conversion.listing import Listing, list_pictures
+from edge.conversion.samples import Dataset, digest_of, spread
 from edge.core.errors import InputError
-from edge.core.tensor import check_feeds
 from edge.vision import Geometry, ImagePipeline, load_image
 
 if TYPE_CHECKING:
@@ -27,104 +27,18 @@ CACHE_BYTES = 2**29
 """Fitted pictures kept for the next pass: 3500 of 224x224, 1000 of 416x416."""
 
 
-class Example(NamedTuple):
-    """One sample: feeds with a batch axis of 1, its class, and how to find its picture again."""
-
-    feeds: Feeds
-    label: int | None
-    geometry: Geometry | None
-    source: str
-
-
-class Dataset(ABC):
-    """Examples, read when they are asked for, in the same order each time.
-
-    ``labels`` holds one class index per example, or is None where nothing says the class.
-    ``ignored`` counts the files that are no pictures.
-    """
-
-    ignored = 0
-
-    def __init__(self, inputs: tuple[TensorSpec, ...], labels: tuple[int, ...] | None) -> None:
-        self.inputs = inputs
-        self.labels = labels
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def _read(self, index: int) -> tuple[Feeds, Geometry | None, str]:
-        """The feeds of one example, not checked yet, its geometry, and what to call it."""
-
-    def __iter__(self) -> Iterator[Example]:
-        """Go through all examples.
-
-        Raises:
-            InputError: One can't be read, or does not fit the model's inputs.
-        """
-        for index in range(len(self)):
-            feeds, geometry, source = self._read(index)
-            try:
-                check_feeds(self.inputs, feeds)
-            except InputError as error:
-                raise InputError(f"{source}: {error}", hint=error.hint) from error
-            yield Example(feeds, self.labels[index] if self.labels else None, geometry, source)
-
-    @property
-    @abstractmethod
-    def digest(self) -> str:
-        """SHA-256 of all that the examples are made of: equal for equal examples."""
-
-    def pick(self, chosen: Sequence[int]) -> Subset:
-        """Some of the examples, as a dataset of their own."""
-        return Subset(self, chosen)
-
-    @property
-    def samples(self) -> FeedsOnly:
-        """The feeds alone, as converters take them."""
-        return FeedsOnly(self)
-
-
-class FeedsOnly:
-    """A view of a dataset that yields feeds; see ``edge.core.contracts.Samples``."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __iter__(self) -> Iterator[Feeds]:
-        return (example.feeds for example in self._dataset)
-
-
-class Subset(Dataset):
-    """Some examples of another dataset."""
-
-    def __init__(self, whole: Dataset, chosen: Sequence[int]) -> None:
-        labels = tuple(whole.labels[row] for row in chosen) if whole.labels else None
-        super().__init__(whole.inputs, labels)
-        self._whole = whole
-        self._chosen = tuple(chosen)
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    @property
-    def digest(self) -> str:
-        return digest_of(self._whole.digest, self._chosen)
-
-    def _read(self, index: int) -> tuple[Feeds, Geometry | None, str]:
-        return self._whole._read(self._chosen[index])
-
-
 class Pictures(Dataset):
-    """Picture files, prepared as the model spec says."""
+    """Picture files, prepared as the model spec says; ``annotations`` cover all of them."""
 
     def __init__(
-        self, listing: Listing, pipeline: ImagePipeline, inputs: tuple[TensorSpec, ...]
+        self,
+        listing: Listing,
+        pipeline: ImagePipeline,
+        inputs: tuple[TensorSpec, ...],
+        annotations: Annotations | None = None,
     ) -> None:
         super().__init__(inputs, listing.labels)
+        self.annotations = annotations
         self.ignored = listing.ignored
         self._files = listing.files
         self._pipeline = pipeline
@@ -136,8 +50,20 @@ class Pictures(Dataset):
 
     @cached_property
     def digest(self) -> str:
-        files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in self._files]
-        return digest_of(files, self.labels, self._pipeline.spec)
+        truth = self.annotations.digest if self.annotations else ""
+        return digest_of(self._contents, self.labels, self._pipeline.spec, truth)
+
+    @cached_property
+    def _contents(self) -> list[str]:
+        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in self._files]
+
+    def content(self, index: int) -> str:
+        return self._contents[index]
+
+    def _truth(self, index: int, geometry: Geometry | None) -> Truth | None:
+        if self.annotations is None or geometry is None:
+            return None
+        return self.annotations.of(self._files[index], geometry.picture)
 
     def _read(self, index: int) -> tuple[Feeds, Geometry | None, str]:
         image, geometry = self._fitted.get(index) or self._fit(index)
@@ -184,6 +110,10 @@ class Tensors(Dataset):
         }
         return digest_of(arrays, self.labels, self._chosen)
 
+    def content(self, index: int) -> str:
+        rows = (self._arrays[name][self._chosen[index]].tobytes() for name in sorted(self._arrays))
+        return hashlib.sha256(b"".join(rows)).hexdigest()
+
     def _read(self, index: int) -> tuple[Feeds, Geometry | None, str]:
         row = self._chosen[index]
         feeds = {name: self._sample(name, row) for name in self._arrays}
@@ -207,6 +137,8 @@ def open_dataset(
 ) -> Dataset:
     """Open a folder of pictures (flat, one folder per class, or ``labels.csv``) or an npz.
 
+    For ``eval``, boxes and masks in the folder are the truth of its pictures.
+
     Args:
         inputs: What the model takes; each example is checked against it when it is read.
         labels: Class names in order, to find the class that a folder is named after.
@@ -218,15 +150,38 @@ def open_dataset(
         raise InputError(f"--{role} {path} does not exist")
     if path.is_dir():
         image = _image_spec(path, role, spec, inputs)
+        _check_batch(path, role, inputs[0])
         listing = list_pictures(path, role, spec.task == "classification", labels)
+        annotations = open_annotations(path, spec.task, labels) if role == "eval" else None
+        listing = _fitting(listing, path, spec, annotations)
         chosen = spread(len(listing.files), limit)
-        return Pictures(listing.pick(chosen), ImagePipeline(image), inputs)
+        return Pictures(listing.pick(chosen), ImagePipeline(image), inputs, annotations)
     if path.suffix == ".npz":
         return _open_tensors(path, role, inputs, len(labels), limit)
     raise InputError(
         f"--{role} {path} is neither a folder of pictures nor an .npz of tensors",
         hint="name the folder that the pictures lie in",
     )
+
+
+def _fitting(
+    listing: Listing, path: Path, spec: ModelSpec, annotations: Annotations | None
+) -> Listing:
+    """Without the masks, which are pictures too, and without what nothing is known of."""
+    kept = [
+        index
+        for index, file in enumerate(listing.files)
+        if not (spec.task == "segmentation" and path / MASKS in file.parents)
+        and (annotations is None or annotations.covers(file))
+    ]
+    if not kept:
+        raise InputError(
+            f"none of the {len(listing.files)} pictures in {path} has boxes or a mask",
+            hint="boxes name pictures as file_name; masks are masks/<the picture's stem>.png",
+        )
+    fitting = listing.pick(kept)
+    left_out = listing.ignored + len(listing.files) - len(kept)
+    return msgspec.structs.replace(fitting, ignored=left_out)
 
 
 def _image_spec(
@@ -248,6 +203,17 @@ def _image_spec(
     return spec.image
 
 
+def _check_batch(path: Path, role: Role, tensor: TensorSpec) -> None:
+    """Samples are answered and compared one by one."""
+    batch = tensor.shape[0] if tensor.shape else 1
+    if isinstance(batch, int) and batch > 1:
+        raise InputError(
+            f"--{role} {path} gives samples one by one, the model takes {batch} at once "
+            f"in {tensor.name!r} {tensor.shape_text}",
+            hint="leave --batch out or at 1: --calib and --eval need a batch of 1 or any",
+        )
+
+
 def _open_tensors(
     path: Path, role: Role, inputs: tuple[TensorSpec, ...], classes: int, limit: int | None
 ) -> Tensors:
@@ -267,6 +233,9 @@ def _open_tensors(
             hint="the first axis of each array counts the samples",
         )
     chosen = spread(count, limit)
+    for tensor in inputs:
+        if arrays[tensor.name].ndim <= len(tensor.shape):  # else each sample brings all axes
+            _check_batch(path, role, tensor)
     picked = None
     if classes_given is not None:
         _check_classes(path, classes_given, count, classes)
@@ -301,17 +270,3 @@ def _check_classes(path: Path, given: Array, count: int, classes: int) -> None:
             f"{path}: 'labels' go from {given.min()} to {given.max()}, "
             f"classes from 0{f' to {classes - 1}' if classes else ''}"
         )
-
-
-def digest_of(*parts: Any) -> str:
-    """SHA-256 of plain data."""
-    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
-
-
-def spread(count: int, limit: int | None) -> list[int]:
-    """At most ``limit`` indices below ``count``, evenly spaced."""
-    if limit is None or limit >= count:
-        return list(range(count))
-    if limit < 1:
-        raise InputError(f"a limit of {limit} examples leaves nothing", hint="give 1 or more")
-    return [index * count // limit for index in range(limit)]

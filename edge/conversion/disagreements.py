@@ -12,7 +12,7 @@ from edge.core.lazy import require
 from edge.vision import load_image
 
 if TYPE_CHECKING:
-    from edge.conversion.datasets import Example
+    from edge.conversion.samples import Example
     from edge.core.spec import Task
 
 MOST = 24

@@ -11,7 +11,7 @@ from edge.bundle import save_tensors
 from edge.core.manifest import Golden
 
 if TYPE_CHECKING:
-    from edge.conversion.datasets import Dataset
+    from edge.conversion.samples import Dataset
     from edge.core.contracts import Session
     from edge.core.tensor import Feeds
 

@@ -17,7 +17,7 @@ from edge.core.manifest import Metric
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge.conversion.datasets import Dataset, Example
+    from edge.conversion.samples import Dataset, Example
     from edge.conversion.metrics import UserMetric
     from edge.conversion.sampling import Sampling
     from edge.core.contracts import Session

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge.conversion.datasets import Dataset, Pictures, digest_of, open_dataset, spread
+from edge.conversion.datasets import Pictures, open_dataset
 from edge.conversion.metrics import UserMetric
+from edge.conversion.samples import Dataset, digest_of, spread
 from edge.conversion.source import noise
 from edge.core.errors import SettingsError
 from edge.core.spec import ModelSpec, Task

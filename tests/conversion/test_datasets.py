@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.conversion.datasets import Dataset, Pictures, open_dataset, spread
+from edge.conversion.datasets import Pictures, open_dataset
+from edge.conversion.samples import Dataset, spread
 from edge.core.errors import InputError
 from edge.core.spec import ImageSpec, ModelSpec, Resize
 from edge.core.tensor import TensorSpec

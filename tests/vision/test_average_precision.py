@@ -17,8 +17,8 @@ PYCOCOTOOLS = {
     (4, 8, 0.3): 21.59480127139273,
     (5, 1, 0.5): 10.33581712578445,
 }
-"""(seed, classes, share of crowds) -> AP of ``scenes`` in percent, by pycocotools 2.0.11: COCOeval of
-``bbox`` with its defaults, boxes as x, y, width, height, classes and pictures counted from 1."""
+"""(seed, classes, share of crowds) -> AP of ``scenes`` in percent, by pycocotools 2.0.11: COCOeval
+of ``bbox`` with its defaults; boxes as x, y, width, height; classes counted from 1."""
 
 
 def scenes(seed: int, classes: int, crowds: float) -> list[Scene]:

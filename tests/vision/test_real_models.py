@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from edge.conversion.datasets import Dataset, open_dataset
+from edge.conversion.datasets import open_dataset
+from edge.conversion.samples import Dataset
 from edge.core.spec import ModelSpec, load_spec
 from edge.core.tensor import TensorSpec
 from edge.vision import Mask, TopAccuracy, decode
