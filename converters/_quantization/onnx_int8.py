@@ -14,7 +14,8 @@ import msgspec
 from converters._quantization.closeness import JUDGED, closeness_db
 from converters._quantization.onnx_sensitivity import answers
 from converters._quantization.ranges import least_error
-from converters._quantization.refinement import CAREFUL, PLAIN, refine
+from converters._quantization.refinement import CAREFUL, PLAIN, even_out, refine
+from converters._quantization.remembered import Remembered, key_of
 from converters._quantization.samples import CalibrationSamples
 from edge.core.contracts import Recipe
 from edge.core.errors import InputError, ModelError
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 Range = tuple["np.float32", "np.float32"]
 
 PER_CHANNEL_OPSET = 13
+
+_known: Remembered[Any] = Remembered()
 
 
 class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,13 +99,17 @@ def quantize(
     judged = [feeds for feeds, _ in zip(samples, range(JUDGED), strict=False)]
     expected = answers(model, judged)
     if tuning.refine:
-        refine(model, judged, even_channels=True, exclude=tuning.exclude)
+        even_out(model, judged)
+    # Before rounding, so that all trials of a repair ask for the same ones.
+    histograms = _known.get(key_of(model, samples), lambda: _histograms(model, samples, work))
+    if tuning.refine:
+        refine(model, judged, tuning.exclude)
     path = work / "float.onnx"
     # Else it asks, on the root logger, for the pre-processing that has been done.
     require("onnxruntime.quantization.quant_utils", extra="convert").add_pre_process_metadata(model)
     onnx.save_model(model, path)
     best: Candidate | None = None
-    for title, ranges in _calibrations(path, work, samples, tuning):
+    for title, ranges in _calibrations(histograms, tuning):
         quantized = _quantize_static(path, ranges, tuning, judged[0], is_signed=is_signed)
         closeness = closeness_db(expected, answers(quantized, judged))
         log.info("%s: %.1f dB from float", title, closeness)
@@ -113,11 +120,12 @@ def quantize(
     return best
 
 
-def _calibrations(
-    path: Path, work: Path, samples: CalibrationSamples, tuning: Tuning
-) -> Iterator[tuple[str, dict[str, Range]]]:
-    """Ways to set the ranges of the activations, by name; the samples are gone through once."""
+def _histograms(model: ModelProto, samples: CalibrationSamples, work: Path) -> Any:
+    """What ONNX Runtime's calibrator collects of every activation."""
+    onnx = require("onnx", extra="convert")
     calibrate = require("onnxruntime.quantization.calibrate", extra="convert")
+    path = work / "calibrated.onnx"
+    onnx.save_model(model, path)
     with contextlib.redirect_stdout(io.StringIO()):  # the calibrators print
         calibrator = calibrate.create_calibrator(
             path,
@@ -129,18 +137,22 @@ def _calibrations(
         for feeds in samples:
             # One by one: all activations of a call are held in memory at once.
             calibrator.collect_data(_Reader([feeds]))
+    return calibrator.collector
+
+
+def _calibrations(collector: Any, tuning: Tuning) -> Iterator[tuple[str, dict[str, Range]]]:
+    """Ways to set the ranges of the activations, by name."""
     for ranges in tuning.ranges:
         if ranges == "histogram":
             found = {
                 name: least_error(counts, edges)
-                for name, (counts, edges, *_) in calibrator.collector.histogram_dict.items()
+                for name, (counts, edges, *_) in collector.histogram_dict.items()
             }
             yield "ranges by the error of a histogram", _with_zero(found)
         else:
-            calibrator.collector.percentile = ranges
+            collector.percentile = ranges
             with contextlib.redirect_stdout(io.StringIO()):
-                data = calibrator.compute_data().data
-            found = {name: value.range_value for name, value in data.items()}
+                found = {k: v[:2] for k, v in collector.compute_collection_result().items()}
             yield f"ranges hold {ranges:g} % of the values", _with_zero(found)
 
 

@@ -98,7 +98,7 @@ def quantize(
         tuning = msgspec.structs.replace(tuning, model_type="TRANSFORMER")
     if tuning.refine:
         # Depthwise activations get a scale per channel here, so there is nothing to even out.
-        refine(model, judged, even_channels=False, exclude=onnx_names(tuning.exclude))
+        refine(model, judged, onnx_names(tuning.exclude))
     best: Candidate | None = None
     for estimator in tuning.estimators:
         with quiet():

@@ -109,11 +109,7 @@ def _restore(model: OvModel, original: OvModel, names: set[str]) -> None:
             value = node.input_value(index)
             if name in names and _is_quantized(value):
                 node.input(index).replace_source_output(value.get_node().input_value(0))
-            elif (
-                twin is not None
-                and (is_bias or name in names)
-                and _is_constant(value.get_node())
-            ):
+            elif twin is not None and (is_bias or name in names) and _is_constant(value.get_node()):
                 _take(node.input(index), twin.input_value(index).get_node())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from converters._quantization.bias import correct_biases, correctable
@@ -27,40 +27,35 @@ is nearer to float on most networks; on some, SqueezeNet 1.1 for one, it costs m
 and nothing but the evaluation tells."""
 
 
-def refine(
-    model: ModelProto, samples: list[Feeds], *, even_channels: bool, exclude: Collection[str] = ()
-) -> None:
-    """Even out channels, round the weights to their int8 grid, and put the lost means back.
+def even_out(model: ModelProto, samples: Sequence[Feeds]) -> None:
+    """Even out channels, for an engine with one scale per activation; see ``equalize``."""
+    complete(model)
+    pairs = depthwise_pairs(model)
+    ranks = {pair.between: _rank(model, pair.second.input[1]) for pair in pairs}
+    equalize(model, channel_statistics(model, ranks, samples).peaks)
+
+
+def refine(model: ModelProto, samples: Sequence[Feeds], exclude: Collection[str] = ()) -> None:
+    """Round the weights to their int8 grid, and put the lost means back.
 
     Args:
-        even_channels: For an engine with one scale per activation; see ``equalize``.
         exclude: Names of nodes whose weights stay as they are.
     """
     threads = require("threadpoolctl", extra="convert")
     # One thread: OpenBLAS was seen to wait for its second one without end, 13 minutes in a product
     # of matrices that takes a millisecond (numpy 2.4.6, beside the threads of ONNX Runtime).
     with threads.threadpool_limits(1, user_api="blas"):
-        _refine(model, samples, exclude, even_channels=even_channels)
-
-
-def _refine(
-    model: ModelProto, samples: list[Feeds], exclude: Collection[str], *, even_channels: bool
-) -> None:
-    _complete(model)
-    if even_channels:
-        pairs = depthwise_pairs(model)
-        ranks = {pair.between: _rank(model, pair.second.input[1]) for pair in pairs}
-        equalize(model, channel_statistics(model, ranks, samples).peaks)
-    original = type(model)()
-    original.CopyFrom(model)
-    rounded = round_weights(model, samples, exclude)
-    ranks = {n.input[0]: _rank(model, n.input[1]) for n in correctable(original).values()}
-    means = channel_statistics(original, ranks, samples).means
-    corrected = correct_biases(model, original, means)
+        complete(model)
+        original = type(model)()
+        original.CopyFrom(model)
+        rounded = round_weights(model, samples, exclude)
+        ranks = {n.input[0]: _rank(model, n.input[1]) for n in correctable(original).values()}
+        means = channel_statistics(original, ranks, samples).means
+        corrected = correct_biases(model, original, means)
     log.info("%d layers rounded, %d biases corrected", rounded, corrected)
 
 
-def _complete(model: ModelProto) -> None:
+def complete(model: ModelProto) -> None:
     """Name the nodes, and give every convolution a bias that can be corrected."""
     onnx = require("onnx", extra="convert")
     np = require("numpy", extra="convert")

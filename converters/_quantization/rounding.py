@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from converters._quantization.remembered import Remembered, key_of
 from converters._quantization.statistics import open_session, with_outputs
 from edge.core.lazy import require
 
@@ -22,6 +22,9 @@ PATCHES = 256
 """Input patches taken of each sample; neighbouring ones hold nearly the same."""
 
 DAMPING = 0.01
+
+
+_known: Remembered[list[Any]] = Remembered()
 
 
 class Layer(NamedTuple):
@@ -59,7 +62,7 @@ def layers_of(model: ModelProto) -> list[Layer]:
 
 
 def round_weights(
-    model: ModelProto, samples: Iterable[Feeds], exclude: Collection[str] = ()
+    model: ModelProto, samples: Sequence[Feeds], exclude: Collection[str] = ()
 ) -> int:
     """Replace float weights by values on their int8 grid, one scale per output channel.
 
@@ -73,7 +76,8 @@ def round_weights(
     layers = layers_of(model)
     if not layers:
         return 0
-    covariances = _remembered(model, layers, list(samples))
+    key = key_of(model, samples)
+    covariances = _known.get(key, lambda: _covariances(model, layers, samples))
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     for layer, covariance in zip(layers, covariances, strict=True):
         if layer.node.name in exclude:
@@ -123,23 +127,6 @@ def _inverse_factors(covariance: Array) -> Any:
         return np.linalg.cholesky(inverse).transpose(0, 2, 1)
     except np.linalg.LinAlgError:  # inputs that say nothing of each other: plain rounding
         return np.broadcast_to(np.eye(size), covariance.shape)
-
-
-_memory: tuple[str, list[Any]] = ("", [])
-"""The last covariances, by what they are of: all trials of a repair ask for the same ones, which
-take 15 s of a DeepLabV3."""
-
-
-def _remembered(model: ModelProto, layers: list[Layer], samples: list[Feeds]) -> list[Any]:
-    global _memory  # noqa: PLW0603
-    digest = hashlib.sha256(model.SerializeToString(deterministic=True))
-    for feeds in samples:
-        for name in sorted(feeds):
-            digest.update(feeds[name].tobytes())
-    key = digest.hexdigest()
-    if _memory[0] != key:
-        _memory = (key, _covariances(model, layers, samples))
-    return _memory[1]
 
 
 def _covariances(model: ModelProto, layers: list[Layer], samples: Iterable[Feeds]) -> list[Any]:

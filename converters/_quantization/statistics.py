@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from converters._quantization.remembered import Remembered, key_of
 from edge.core.lazy import require
 
 if TYPE_CHECKING:
@@ -20,8 +21,11 @@ class Channels(NamedTuple):
     peaks: dict[str, Array]
 
 
+_known: Remembered[Channels] = Remembered()
+
+
 def channel_statistics(
-    model: ModelProto, tensors: dict[str, int], samples: Iterable[Feeds]
+    model: ModelProto, tensors: dict[str, int], samples: Sequence[Feeds]
 ) -> Channels:
     """Run ``model`` and reduce ``tensors`` over all axes but the second.
 
@@ -30,6 +34,11 @@ def channel_statistics(
     """
     if not tensors:
         return Channels({}, {})
+    key = key_of(model, samples, *tensors)
+    return _known.get(key, lambda: _measure(model, tensors, samples))
+
+
+def _measure(model: ModelProto, tensors: dict[str, int], samples: Sequence[Feeds]) -> Channels:
     np = require("numpy", extra="convert")
     session, names = _reducing_session(model, tensors)
     sums: list[Any] = []
