@@ -56,7 +56,7 @@ def _list(profiles: list[DeviceProfile]) -> None:
 def _row(profile: DeviceProfile) -> tuple[str, ...]:
     accelerators = [engine for engine in profile.compute.engines if engine != "cpu"]
     return (
-        f"  {profile.name}",
+        f" {profile.name}",
         _memory_text(profile.memory.bytes),
         _peak_text(profile),
         " ".join(accelerators or ["cpu"]),
