@@ -14,7 +14,7 @@ def test_list_has_every_device_on_one_line_of_80_columns(
     assert main(["profiles"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    listed = [line.split()[0] for line in lines if line.startswith("  ")]
+    listed = [line.split()[0] for line in lines if line.startswith(" ")]
     assert sorted(listed) == profile_names()
 
 
