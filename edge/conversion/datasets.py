@@ -38,7 +38,8 @@ class Pictures(Dataset):
         annotations: Annotations | None = None,
     ) -> None:
         super().__init__(inputs, listing.labels)
-        self.annotations = annotations
+        self.has_truth = annotations is not None
+        self._annotations = annotations
         self.ignored = listing.ignored
         self._files = listing.files
         self._pipeline = pipeline
@@ -50,7 +51,7 @@ class Pictures(Dataset):
 
     @cached_property
     def digest(self) -> str:
-        truth = self.annotations.digest if self.annotations else ""
+        truth = self._annotations.digest if self._annotations else ""
         return digest_of(self._contents, self.labels, self._pipeline.spec, truth)
 
     @cached_property
@@ -61,9 +62,9 @@ class Pictures(Dataset):
         return self._contents[index]
 
     def _truth(self, index: int, geometry: Geometry | None) -> Truth | None:
-        if self.annotations is None or geometry is None:
+        if self._annotations is None or geometry is None:
             return None
-        return self.annotations.of(self._files[index], geometry.picture)
+        return self._annotations.of(self._files[index], geometry.picture)
 
     def _read(self, index: int) -> tuple[Feeds, Geometry | None, str]:
         image, geometry = self._fitted.get(index) or self._fit(index)

@@ -6,19 +6,23 @@ import math
 import platform
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edge.conversion.accuracy import Accuracy, output_to_measure
 from edge.conversion.disagreements import Disagreements
 from edge.conversion.report import Disagreement
+from edge.conversion.samples import check_finite
+from edge.core.errors import InputError
 from edge.core.manifest import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge.conversion.samples import Dataset, Example
     from edge.conversion.metrics import UserMetric
+    from edge.conversion.samples import Dataset, Example
     from edge.conversion.sampling import Sampling
     from edge.core.contracts import Session
     from edge.core.profile import DeviceProfile
@@ -36,11 +40,15 @@ CAP_DB = 120.0
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """What one model reached: the task's metric, where labels allow, and agreement in 0..1."""
+    """What one model reached: the task's metric, where labels allow, and agreement in 0..1.
+
+    ``note`` says why a model that failed has neither.
+    """
 
     metric: Metric | None
     agreement: float | None
     disagreements: tuple[Disagreement, ...] = ()
+    note: str = ""
 
 
 class Reference:
@@ -49,7 +57,8 @@ class Reference:
     def __init__(self, session: Session, sampling: Sampling, output: OutputSpec) -> None:
         self.session = session
         self.sampling = sampling
-        self._output = output
+        self._output = output_to_measure(output, sampling.measured)
+        self._threshold = output.score_threshold
         self._kept: list[list[Any]] | None = []
         self._room = KEPT_BYTES
 
@@ -62,7 +71,7 @@ class Reference:
             if known and kept is not None:
                 yield block, kept[number]
             else:
-                answers = [self.answer(self.session.run(e.feeds), e) for e in block]
+                answers = [self._own_answer(example) for example in block]
                 self._keep(answers)
                 yield block, answers
             number += 1
@@ -74,6 +83,23 @@ class Reference:
         if self.sampling.task == "tensors":
             return outputs
         return decode(outputs, self._output, geometry=example.geometry, labels=self.sampling.labels)
+
+    def shown(self, answer: Any) -> Any:
+        """Of ``answer`` what an application would see: no boxes below the threshold."""
+        if self.sampling.task != "detection":
+            return answer
+        return tuple(box for box in answer if box.score > self._threshold)
+
+    def _own_answer(self, example: Example) -> Any:
+        outputs = self.session.run(example.feeds)
+        try:
+            check_finite(outputs)
+        except InputError as error:
+            raise InputError(
+                f"the source model fails on {example.source}: {error}",
+                hint="take another checkpoint, or check what the pictures or tensors are scaled to",
+            ) from error
+        return self.answer(outputs, example)
 
     def _keep(self, answers: list[Any]) -> None:
         if self._kept is None:
@@ -87,26 +113,38 @@ class Reference:
 
 def measure(session: Session, reference: Reference, advance: Callable[[int, int], None]) -> Scores:
     """Run ``session`` over the samples once, and compare its answers with the source's."""
-    from edge.vision import TopAccuracy, agreement_for
+    from edge.vision import agreement_for
 
     sampling = reference.sampling
     own = _OwnMetric(sampling.metric) if sampling.metric else None
-    right, same = TopAccuracy(), agreement_for(sampling.task)
+    right, same = Accuracy(sampling.task), agreement_for(sampling.task)
     apart = Disagreements(sampling.task)
-    done = 0
+    done, failure = 0, ""
     for block, expected in reference:
-        given = [reference.answer(session.run(e.feeds), e) for e in block]
-        for example, want, got in zip(block, expected, given, strict=True):
-            same.add(want, got)
-            apart.add(example, want, got)
+        given = [session.run(example.feeds) for example in block]
+        for example, want, outputs in zip(block, expected, given, strict=True):
+            failure = failure or _failure(outputs, example)
+            if failure:
+                continue  # to the end, as the source's answers are kept for the next variant
+            got = reference.answer(outputs, example)
+            same.add(reference.shown(want), reference.shown(got))
+            apart.add(example, reference.shown(want), reference.shown(got))
+            right.add(example, got)
             if own is not None:
                 own.add(example, want, got)
-            if sampling.task == "classification" and example.label is not None:
-                right.add(got, example.label)
         done += len(block)
         advance(done, len(sampling.measured))
-    metric = own.value if own else _metric(right.top1)
-    return Scores(metric, same.value, apart.found)
+    if failure:
+        return Scores(None if own else right.failed(sampling.measured), 0.0, note=failure)
+    return Scores(own.value if own else right.metric, same.value, apart.found)
+
+
+def _failure(outputs: Feeds, example: Example) -> str:
+    try:
+        check_finite(outputs)
+    except InputError as error:
+        return f"fails on {Path(example.source).name}: {error}"
+    return ""
 
 
 class _OwnMetric:
@@ -130,10 +168,6 @@ class _OwnMetric:
         return self._metric.value(self._outputs, self._references, self._feeds, self._labels)
 
 
-def _metric(top1: float | None) -> Metric | None:
-    return None if top1 is None else Metric("top1", round(top1, 4))
-
-
 def sqnr_db(reference: Session, session: Session, samples: Dataset) -> float:
     """How near the outputs are to the reference's: signal over noise, the mean of all outputs."""
     import numpy as np
@@ -147,8 +181,11 @@ def sqnr_db(reference: Session, session: Session, samples: Dataset) -> float:
             if want.dtype.kind != "f":
                 continue
             true, other = want.astype(np.float64), got[name].astype(np.float64)
-            signal[name] = signal.get(name, 0.0) + float(np.square(true).sum())
-            noise[name] = noise.get(name, 0.0) + float(np.square(true - other).sum())
+            if true.shape != other.shape:  # of boxes after NMS, say: all of it is noise
+                other = np.zeros_like(true)
+            with np.errstate(invalid="ignore", over="ignore"):
+                signal[name] = signal.get(name, 0.0) + float(np.square(true).sum())
+                noise[name] = noise.get(name, 0.0) + float(np.square(true - other).sum())
     values = [_db(signal[name], noise[name]) for name in signal]
     return sum(values) / len(values) if values else CAP_DB
 

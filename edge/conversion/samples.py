@@ -36,10 +36,12 @@ class Dataset(ABC):
     """Examples, read when they are asked for, in the same order each time.
 
     ``labels`` holds one class index per example, or is None where nothing says the class.
-    ``ignored`` counts the files that are no pictures.
+    ``ignored`` counts the files that are no pictures. ``has_truth``: examples come with boxes or
+    a mask.
     """
 
     ignored = 0
+    has_truth = False
 
     def __init__(self, inputs: tuple[TensorSpec, ...], labels: tuple[int, ...] | None) -> None:
         self.inputs = inputs
@@ -110,6 +112,7 @@ class Subset(Dataset):
     def __init__(self, whole: Dataset, chosen: Sequence[int]) -> None:
         labels = tuple(whole.labels[row] for row in chosen) if whole.labels else None
         super().__init__(whole.inputs, labels)
+        self.has_truth = whole.has_truth
         self._whole = whole
         self._chosen = tuple(chosen)
 

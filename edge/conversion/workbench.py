@@ -195,11 +195,12 @@ class Workbench:
             note = opened.notes.get(name, "")
             if session is None:
                 return Judged(note=note)
+            scores = measure(session, reference, advance)
             return Judged(
-                measure(session, reference, advance),
+                scores,
                 sqnr_db(reference.session, session, self.sampling.tuning),
                 session.placement.shares,
-                note,
+                "; ".join(filter(None, (note, scores.note))),
             )
 
     def _reference(self) -> Reference:
