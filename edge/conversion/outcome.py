@@ -58,7 +58,7 @@ def report(request: Request, found: Outcome, bench: Workbench) -> Report:
         gate=decision.gate,
         tried=found.found.refused,
         data=found.sampling.title,
-        findings=(*found.prepared.findings, *found.found.findings),
+        findings=(*found.prepared.findings, *found.findings, *found.found.findings),
         trials=found.found.trials,
         layers=_layers(decision.ranked, bench),
         disagreements=chosen_scores.disagreements if chosen_scores else (),

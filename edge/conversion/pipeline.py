@@ -16,6 +16,7 @@ from edge import __version__
 from edge.bundle import pack
 from edge.conversion import outcome
 from edge.conversion.cache import StageCache
+from edge.conversion.data_checks import check_data, check_labels, check_source
 from edge.conversion.gate import Decision, bound_for, decide
 from edge.conversion.latency import Timings
 from edge.conversion.measurement import is_latency_valid
@@ -24,10 +25,12 @@ from edge.conversion.opening import machine
 from edge.conversion.plan import AUTO, make_plan
 from edge.conversion.repair import Attempt, Limits
 from edge.conversion.report import Report
+from edge.conversion.samples import Dataset
 from edge.conversion.sampling import Sampling, open_sampling
 from edge.conversion.search import Found, refuse, search
 from edge.conversion.source import PreparedSource, prepare
 from edge.conversion.workbench import Job, Judged, Progress, Workbench
+from edge.core.contracts import Finding
 from edge.core.errors import InputError
 from edge.core.manifest import SCHEMA, Golden, Manifest, Variant
 from edge.core.profile import DeviceProfile
@@ -74,6 +77,7 @@ class Outcome(msgspec.Struct, frozen=True):
     found: Found
     timings: Timings
     decision: Decision
+    findings: tuple[Finding, ...] = ()
 
 
 def convert_model(request: Request, progress: Progress, cache: StageCache) -> Conversion:
@@ -101,12 +105,16 @@ def convert_model(request: Request, progress: Progress, cache: StageCache) -> Co
             request.evaluation,
             request.metric,
         )
+        measured = sampling.measured if request.evaluation is not None else None
+        findings = _check_samples(sampling.calibration, measured, prepared, cache)
         progress("Checking", 1, 1)
         parts = work / "bundle"
         job = Job(prepared, request.profile, request.spec, sampling)
         with Workbench(job, parts, cache) as bench:
             source = bench.judge(None, progress)
             metric = source.scores.metric if source.scores else None
+            if measured is not None:
+                findings = (*findings, *check_source(metric, measured, prepared.outputs))
             bound = bound_for(metric, request.max_drop, request.at_least)
             found = search(plan, bench, bound, request.limits, progress)
             progress("Measuring latency", 0, 1)
@@ -121,11 +129,29 @@ def convert_model(request: Request, progress: Progress, cache: StageCache) -> Co
                 is_latency_valid=is_latency_valid(request.profile),
             )
             goldens = bench.goldens(decision.kept)
-            everything = Outcome(prepared, sampling, source, found, timings, decision)
+            everything = Outcome(prepared, sampling, source, found, timings, decision, findings)
             report = outcome.report(request, everything, bench)
         _lay_out(parts, report, sampling.labels)
         pack(_manifest(request, everything, goldens), parts, request.output)
     return Conversion(request.output, report)
+
+
+def _check_samples(
+    calibration: Dataset | None,
+    evaluation: Dataset | None,
+    prepared: PreparedSource,
+    cache: StageCache,
+) -> tuple[Finding, ...]:
+    if evaluation is not None:
+        check_labels(evaluation, prepared.outputs)
+    key = {
+        "inputs": prepared.inputs,
+        "calibration": calibration.digest if calibration is not None else "",
+        "evaluation": evaluation.digest if evaluation is not None else "",
+    }
+    return cache.value(
+        "data", key, tuple[Finding, ...], lambda: check_data(calibration, evaluation)
+    )
 
 
 def _prepare(request: Request, work: Path, cache: StageCache) -> PreparedSource:
