@@ -8,7 +8,11 @@ from pathlib import Path
 
 def add_source(parser: argparse.ArgumentParser) -> None:
     """The model to convert or check, and the devices it is for."""
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="the model, an ONNX file")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="an ONNX file, a PyTorch program (.pt2), or module:function that builds a network",
+    )
     parser.add_argument(
         "--profile",
         action="append",

@@ -130,7 +130,9 @@ def _convert(
 
 def _output_for(args: argparse.Namespace, profile: str) -> Path:
     """Where the bundle of one of several profiles goes."""
-    given: Path = args.output or Path(f"{args.name or args.source.stem}.edge")
+    from edge.conversion.sources import title_of
+
+    given: Path = args.output or Path(f"{args.name or title_of(args.source)}.edge")
     return given.with_name(f"{given.stem}-{profile}.edge")
 
 

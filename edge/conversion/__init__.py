@@ -15,6 +15,7 @@ from edge.conversion.pipeline import Conversion as Conversion
 from edge.conversion.pipeline import Request, convert_model
 from edge.conversion.plan import AUTO
 from edge.conversion.repair import Limits as Limits
+from edge.conversion.sources import title_of
 from edge.conversion.workbench import Progress
 from edge.core.errors import InputError
 from edge.core.manifest import Name
@@ -47,7 +48,8 @@ def convert(
     """Convert a model for a device, measure the result here, and write a bundle.
 
     Args:
-        source: An ONNX file.
+        source: An ONNX file, an exported PyTorch program (``.pt2``), or ``module:function`` that
+            returns a PyTorch module and example inputs.
         profile: The device; ``edge profiles`` lists them.
         spec: A ``model.toml`` with what the file can't say.
         precision: ``fp32``, ``bf16``, ``fp16``, ``int8``; ``auto`` tries all and keeps the best.
@@ -70,11 +72,10 @@ def convert(
         InputError: Data or options do not fit the model, or the output can't be written.
         UnsupportedError: Nothing can be made for this device here.
     """
-    path = Path(source)
-    model = _named(load_spec(Path(spec)) if spec else ModelSpec(), path, name, version)
+    model = _named(load_spec(Path(spec)) if spec else ModelSpec(), source, name, version)
     folder = Path(spec).parent if spec else Path()
     request = Request(
-        source=path,
+        source=os.fspath(source),
         profile=load_profile(profile),
         spec=model,
         output=Path(output) if output else Path(f"{model.name}.edge"),
@@ -92,13 +93,13 @@ def convert(
     return convert_model(request, progress or _silent, cache or StageCache())
 
 
-def _named(spec: ModelSpec, source: Path, name: str | None, version: str | None) -> ModelSpec:
+def _named(spec: ModelSpec, source: _Path, name: str | None, version: str | None) -> ModelSpec:
     """``spec`` with its name and version, which must fit paths, URLs and topics.
 
     Raises:
         InputError: One was given that does not fit.
     """
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).strip("-.") or "model"
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", title_of(os.fspath(source))).strip("-.") or "model"
     named = msgspec.structs.replace(
         spec, name=name or spec.name or stem, version=version or spec.version
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edge.core.errors import InputError, SettingsError
@@ -32,10 +34,17 @@ class UserMetric:
     none). Answers and inputs are dicts of arrays by name.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str, digest: str) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        digest: str,
+        folders: Sequence[Path] = (),
+    ) -> None:
         self.name = name
         self.digest = digest
         self._function = function
+        self._folders = folders
 
     def value(
         self, outputs: Outputs, references: Outputs, feeds: Outputs, labels: Sequence[Any]
@@ -46,7 +55,8 @@ class UserMetric:
             InputError: It raises, or gives something that is no number.
         """
         try:
-            given = self._function(outputs, references, feeds, labels)
+            with _importable(self._folders):
+                given = self._function(outputs, references, feeds, labels)
         except Exception as error:  # a user's code may raise anything
             raise InputError(
                 f"metric {self.name} raised {type(error).__name__}: {error}",
@@ -67,15 +77,19 @@ class UserMetric:
 
 
 def load_metric(text: str, folder: Path) -> UserMetric:
-    """Import ``module:function``; modules in ``folder`` and the current folder are found.
+    """Import ``module:function``; files in ``folder`` and the current folder come first.
 
     Raises:
         SettingsError: There is no such module or function.
     """
     module_name, _, name = text.partition(":")
-    with _importable(folder, Path.cwd()):
+    places = [folder.resolve(), Path.cwd()]
+    files = [place / f"{module_name}.py" for place in places]
+    file = next((file for file in files if file.is_file()), None)
+    with _importable(places):
         try:
-            function = getattr(importlib.import_module(module_name), name)
+            module = _load(file) if file else importlib.import_module(module_name)
+            function = getattr(module, name)
         except (ImportError, AttributeError, ValueError) as error:
             raise SettingsError(
                 f"can not import metric {text!r}: {error}",
@@ -87,12 +101,24 @@ def load_metric(text: str, folder: Path) -> UserMetric:
             ) from error
     if not callable(function):
         raise SettingsError(f"metric {text!r} is no function")
-    return UserMetric(function, name, _digest(function))
+    return UserMetric(function, name, _digest(function), places)
+
+
+def _load(file: Path) -> ModuleType:
+    """Import a file under a name of its own: two folders may have modules of one name."""
+    unique = f"edge_metric_{hashlib.sha256(str(file).encode()).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(unique, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python module")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @contextlib.contextmanager
-def _importable(*folders: Path) -> Iterator[None]:
-    added = [str(folder.resolve()) for folder in folders]
+def _importable(folders: Sequence[Path]) -> Iterator[None]:
+    """What a metric imports lies beside it; it may do so when it is called, too."""
+    added = [str(folder) for folder in folders]
     sys.path[:0] = added
     try:
         yield
@@ -102,6 +128,9 @@ def _importable(*folders: Path) -> Iterator[None]:
 
 
 def _digest(function: Callable[..., Any]) -> str:
-    """Of the file that the function stands in: another text may measure something else."""
+    """Of the modules in the function's folder, which it may import."""
     file = inspect.getsourcefile(function)
-    return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
+    total = hashlib.sha256()
+    for path in sorted(Path(file).parent.glob("*.py")) if file else ():
+        total.update(path.read_bytes())
+    return total.hexdigest()

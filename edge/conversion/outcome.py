@@ -127,7 +127,7 @@ def _provenance(request: Request, found: Outcome) -> Provenance:
         created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         machine=machine(),
         tools={name: version for name, version in tools().items() if name != "edge"},
-        source=request.source.name,
+        source=Path(request.source).name,
         data=data,
         options={name: value for name, value in options.items() if value},
     )

@@ -29,6 +29,7 @@ from edge.conversion.samples import Dataset
 from edge.conversion.sampling import Sampling, open_sampling
 from edge.conversion.search import Found, refuse, search
 from edge.conversion.source import PreparedSource, prepare
+from edge.conversion.sources import as_onnx
 from edge.conversion.workbench import Job, Judged, Progress, Workbench
 from edge.core.contracts import Finding
 from edge.core.errors import InputError
@@ -42,7 +43,7 @@ LABELS = "labels.txt"
 class Request(msgspec.Struct, frozen=True):
     """One conversion; ``spec.name`` and ``spec.version`` name the bundle."""
 
-    source: Path
+    source: str
     profile: DeviceProfile
     spec: ModelSpec
     output: Path
@@ -157,9 +158,9 @@ def _check_samples(
 def _prepare(request: Request, work: Path, cache: StageCache) -> PreparedSource:
     folder = work / "source"
     folder.mkdir()
+    source = as_onnx(request.source, request.profile, work, cache)
     key: dict[str, Any] = {
-        "source": str(request.source),
-        "digest": _digest(request.source),
+        "digest": _digest(source),
         "shapes": request.shapes,
         "batch": request.batch,
         "onnx": request.profile.onnx,
@@ -167,12 +168,10 @@ def _prepare(request: Request, work: Path, cache: StageCache) -> PreparedSource:
     }
 
     def make(into: Path) -> PreparedSource:
-        return prepare(
-            request.source, request.profile, into, shapes=request.shapes, batch=request.batch
-        )
+        return prepare(source, request.profile, into, shapes=request.shapes, batch=request.batch)
 
     prepared = cache.files("prepare", key, PreparedSource, folder, make)
-    return msgspec.structs.replace(prepared, path=folder / prepared.path.name)
+    return msgspec.structs.replace(prepared, source=source, path=folder / prepared.path.name)
 
 
 def _digest(source: Path) -> str:

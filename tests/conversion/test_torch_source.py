@@ -1,0 +1,150 @@
+"""PyTorch networks become ONNX files that answer the same."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+import edge
+from edge.cli._main import main
+from edge.conversion import torch_source
+from edge.conversion.cache import StageCache
+from edge.conversion.sources import as_onnx
+from edge.core.errors import InputError, ModelError
+from edge.core.profile import load_profile
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+
+FACTORIES = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(20, 8)
+        self.out = torch.nn.Linear(8, 3)
+
+    def forward(self, tokens, mask):
+        weights = mask.to(torch.float32).unsqueeze(-1)
+        return self.out((self.embed(tokens) * weights).sum(1) / weights.sum(1))
+
+def build():
+    torch.manual_seed(0)
+    return Net(), {"tokens": torch.zeros(2, 5, dtype=torch.long), "mask": torch.ones(2, 5)}
+
+def dynamic():
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
+    axes = {0: batch, 1: length}
+    return (*build(), {"tokens": axes, "mask": axes})
+
+def fails():
+    raise RuntimeError("no weights here")
+
+def wrong():
+    return Net()
+
+class Loop(torch.nn.Module):
+    def forward(self, x):
+        return x + 1 if x.sum() > 0 else x - 1
+
+def branches():
+    return Loop(), (torch.ones(3),)
+"""
+
+
+@pytest.fixture
+def factories(tmp_path, monkeypatch):
+    name = f"factories_{tmp_path.name}".replace("-", "_").replace("[", "_").replace("]", "_")
+    (tmp_path / f"{name}.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+
+
+def _answers(path, tokens, mask):  # type: ignore[no-untyped-def]
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {"tokens": tokens, "mask": mask})[0]
+
+
+def test_a_factory_gives_a_file_with_named_axes_and_equal_answers(factories, tmp_path, capfd):
+    import onnx
+
+    path = torch_source.export_factory(f"{factories}:dynamic", 21, tmp_path)
+    model = onnx.load(path)
+    shapes = [[d.dim_param for d in v.type.tensor_type.shape.dim] for v in model.graph.input]
+    assert shapes == [["batch", "length"]] * 2
+    tokens = np.array([[1, 2, 3, 4, 5, 6, 7]], np.int64)
+    mask = np.ones((1, 7), np.float32)
+    module = sys.modules[factories].dynamic()[0].eval()
+    with torch.no_grad():
+        expected = module(torch.from_numpy(tokens), torch.from_numpy(mask)).numpy()
+    np.testing.assert_allclose(_answers(path, tokens, mask), expected, atol=1e-5)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_dynamic_shapes_the_batch_is_dynamic(factories, tmp_path):
+    import onnx
+
+    path = torch_source.export_factory(f"{factories}:build", 21, tmp_path)
+    dims = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
+    assert (dims[0].dim_param, dims[1].dim_value) == ("batch", 5)
+
+
+def test_the_same_network_gives_the_same_bytes(factories, tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+        torch_source.export_factory(f"{factories}:build", 21, folder)
+    one, two = (torch_source.FILE and (f / torch_source.FILE).read_bytes() for f in folders)
+    assert one == two
+
+
+def test_an_exported_program_is_read(factories, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    module, inputs = __import__(factories).build()
+    program = torch.export.export(module.eval(), (), inputs)
+    torch.export.save(program, tmp_path / "net.pt2")
+    cache = StageCache(tmp_path / "cache")
+    path = as_onnx(str(tmp_path / "net.pt2"), load_profile("host"), tmp_path, cache)
+    assert _answers(path, np.zeros((2, 5), np.int64), np.ones((2, 5), np.float32)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("fails", "raised RuntimeError: no weights here"),
+        ("wrong", "must return (module, example inputs)"),
+        ("nothing", "has no attribute 'nothing'"),
+    ],
+)
+def test_a_bad_factory_is_an_input_error(factories, tmp_path, function, said):
+    with pytest.raises(InputError, match="factories") as caught:
+        torch_source.export_factory(f"{factories}:{function}", 21, tmp_path)
+    assert said in str(caught.value)
+
+
+def test_a_network_that_can_not_be_traced_is_a_model_error(factories, tmp_path):
+    with pytest.raises(ModelError, match="can not export"):
+        torch_source.export_factory(f"{factories}:branches", 21, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"garbage" * 50])
+def test_a_damaged_program_is_a_model_error(tmp_path, content):
+    (tmp_path / "net.pt2").write_bytes(content)
+    with pytest.raises(ModelError, match=r"net\.pt2"):
+        torch_source.export_program(tmp_path / "net.pt2", 21, tmp_path)
+
+
+def test_edge_convert_takes_a_factory(factories, tmp_path, capsys):
+    output = tmp_path / "net.edge"
+    arguments = ["convert", f"{factories}:dynamic", "--precision", "fp32", "--json"]
+    assert main([*arguments, "--engine", "onnxruntime", "-o", str(output)]) == 0
+    assert factories.replace("_", "") in capsys.readouterr().out.replace("_", "")
+    with edge.load(output) as model:
+        feeds = {"tokens": np.zeros((4, 2), np.int64), "mask": np.ones((4, 2), np.float32)}
+        assert next(iter(model.infer(feeds).values())).shape == (4, 3)
