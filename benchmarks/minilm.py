@@ -144,7 +144,7 @@ class WordPiece:
     """BERT's uncased tokenizer: words are cut into the longest pieces that the vocabulary has."""
 
     def __init__(self, path: Path) -> None:
-        words = path.read_text(encoding="utf-8").splitlines()
+        words = path.read_text(encoding="utf-8").split("\n")  # some are line separators
         self.ids = {word: index for index, word in enumerate(words)}
 
     def __call__(self, text: str) -> list[int]:

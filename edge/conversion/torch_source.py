@@ -121,8 +121,15 @@ def _built(name: str, torch: Any) -> Built:
             f"shapes), got {', '.join(type(part).__name__ for part in parts)}",
             hint="example inputs are a tuple of tensors, or a dict by the names that forward takes",
         )
-    inputs = (parts[1],) if isinstance(parts[1], torch.Tensor) else parts[1]
-    return Built(parts[0], inputs, parts[2] if len(parts) == 3 else None)
+    given = (parts[1],) if isinstance(parts[1], torch.Tensor) else parts[1]
+    return Built(parts[0], _apart(given), parts[2] if len(parts) == 3 else None)
+
+
+def _apart(inputs: Any) -> Any:
+    """Copies: one tensor given for two inputs would make them one input of the program."""
+    if isinstance(inputs, Mapping):
+        return {name: value.clone() for name, value in inputs.items()}
+    return tuple(value.clone() for value in inputs)
 
 
 def _dynamic_batch(built: Built, names: list[str], torch: Any) -> dict[str, dict[int, Any]]:

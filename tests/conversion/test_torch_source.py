@@ -46,6 +46,14 @@ def fails():
 def wrong():
     return Net()
 
+class Difference(torch.nn.Module):
+    def forward(self, one, two):
+        return one - two
+
+def twice():
+    same = torch.ones(2, 3)
+    return Difference(), {"one": same, "two": same}
+
 class Loop(torch.nn.Module):
     def forward(self, x):
         return x + 1 if x.sum() > 0 else x - 1
@@ -93,6 +101,15 @@ def test_without_dynamic_shapes_the_batch_is_dynamic(factories, tmp_path):
     path = torch_source.export_factory(f"{factories}:build", 21, tmp_path)
     dims = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
     assert (dims[0].dim_param, dims[1].dim_value) == ("batch", 5)
+
+
+def test_one_example_given_for_two_inputs_keeps_them_apart(factories, tmp_path):
+    import onnxruntime
+
+    path = torch_source.export_factory(f"{factories}:twice", 21, tmp_path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feeds = {"one": np.full((1, 3), 5, np.float32), "two": np.full((1, 3), 2, np.float32)}
+    assert session.run(None, feeds)[0].tolist() == [[3.0, 3.0, 3.0]]
 
 
 def test_the_same_network_gives_the_same_bytes(factories, tmp_path):
