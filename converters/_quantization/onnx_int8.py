@@ -172,6 +172,9 @@ def _quantize_static(
     quantization = require("onnxruntime.quantization", extra="convert")
     target = path.with_name("int8.onnx")
     activation = quantization.QuantType.QInt8 if is_signed else quantization.QuantType.QUInt8
+    # It warns, on the root logger, of every norm whose weights have one axis only.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         quantization.quantize_static(
             path,
@@ -193,6 +196,8 @@ def _quantize_static(
     except Exception as error:  # it raises ValueError, RuntimeError, AssertionError, KeyError …
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"ONNX Runtime can not quantize the model: {reason}") from error
+    finally:
+        logging.disable(disabled)
     quantized: ModelProto = onnx.load_model(target)
     return quantized
 
