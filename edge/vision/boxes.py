@@ -48,6 +48,12 @@ def corners(boxes: Sequence[HasCorners]) -> Array:
     return np.array(listed, np.float64).reshape(-1, 4)
 
 
+def from_centers(rows: Array) -> Array:
+    """(N, 4) x y width height, of the centre, become x0 y0 x1 y1."""
+    centers, halves = rows[:, :2].astype(np.float64), rows[:, 2:4].astype(np.float64) / 2.0
+    return np.concatenate((centers - halves, centers + halves), axis=1)
+
+
 def suppress(boxes: Array, scores: Array, classes: Array, iou_threshold: float) -> Array:
     """Greedy non-maximum suppression within each class: indices to keep, best score first."""
     order = np.argsort(-scores, kind="stable")

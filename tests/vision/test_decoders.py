@@ -27,7 +27,7 @@ def test_decoders_are_found_by_their_file_names() -> None:
 def test_unknown_decoder_lists_those_there_are() -> None:
     with pytest.raises(SettingsError, match="magic") as caught:
         decode({}, OutputSpec("magic"))
-    assert "argmax-mask, softmax" in caught.value.hint
+    assert "argmax-mask, detections, " in caught.value.hint
 
 
 def test_softmax_names_the_most_probable_classes() -> None:
@@ -192,3 +192,118 @@ def test_suppress_keeps_the_best_first_and_what_only_touches_the_suppressed() ->
     scores = np.array([0.5, 0.9, 0.3, 0.8])
     keep = suppress(boxes, scores, np.array([0, 0, 0, 1]), 0.5)
     assert keep.tolist() == [1, 3, 2]
+
+
+def yolo_rows(classes: int, *rows: tuple[int, list[float]]) -> np.ndarray:
+    """(1, 84, columns) of nothing, with ``rows`` set."""
+    table = np.zeros((1, 84, classes), np.float32)
+    for at, values in rows:
+        table[0, at] = values
+    return table
+
+
+def corners_of(box: Box) -> tuple[float, ...]:
+    return box.x0, box.y0, box.x1, box.y1
+
+
+def test_yolov5_multiplies_objectness_and_suppresses_within_a_class() -> None:
+    table = yolo_rows(
+        7,
+        (3, [20, 30, 10, 20, 0.9, 0.1, 0.8]),
+        (4, [20, 30, 10, 19, 0.8, 0.1, 0.8]),
+        (5, [40, 40, 10, 10, 0.5, 0.5, 0.1]),
+    )
+    (box,) = decode({"output0": table}, OutputSpec("yolov5"), geometry=SQUARE, labels=("a", "b"))
+    assert (box.name, box.score) == ("b", pytest.approx(0.72))
+    assert corners_of(box) == (15, 20, 25, 40)
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_yolov8_reads_boxes_without_objectness_in_rows_or_columns(is_transposed: bool) -> None:
+    table = yolo_rows(6, (3, [20, 30, 10, 20, 0.1, 0.8]), (4, [20, 30, 10, 19, 0.1, 0.7]))
+    output = table if is_transposed else table.transpose(0, 2, 1)
+    for labels in ((), ("0", "1")):
+        (box,) = decode({"y": output}, OutputSpec("yolov8"), geometry=SQUARE, labels=labels)
+        assert (box.name, box.score) == ("1", pytest.approx(0.8))
+        assert corners_of(box) == (15, 20, 25, 40)
+
+
+def test_yolov8_lets_the_labels_tell_classes_from_anchors() -> None:
+    # 8 boxes of 4 + 8 classes: the longer axis is that of a box.
+    output = np.zeros((1, 12, 8), np.float32)
+    output[0, :, 2] = [20, 30, 10, 20, *[0.0] * 7, 0.9]
+    labels = tuple("abcdefgh")
+    (box,) = decode({"y": output}, OutputSpec("yolov8"), geometry=SQUARE, labels=labels)
+    assert box.name == "h"
+
+
+@pytest.mark.parametrize(("decoder", "shape"), [("yolov5", (1, 84, 5)), ("yolov8", (1, 4, 84))])
+def test_yolo_heads_without_classes_are_refused(decoder: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match=f"{decoder} reads"):
+        decode({"y": np.zeros(shape, np.float32)}, OutputSpec(decoder), geometry=SQUARE)
+
+
+BOXES = np.array([[8, 8, 16, 16], [32, 0, 64, 32], [0, 0, 9, 9]], np.float32)
+SCORES = np.array([0.6, 0.9, 0.1], np.float32)
+CLASSES = np.array([1, 0, 1])
+
+
+def suppressed_forms() -> dict[str, dict[str, np.ndarray]]:
+    images = np.array([0, 0, -1], np.float32)
+    six = np.column_stack((BOXES, SCORES, CLASSES)).astype(np.float32)
+    seven = np.column_stack((images, CLASSES, SCORES, BOXES / 64)).astype(np.float32)
+    padded = np.full(3, 0.95, np.float32)
+    padded[:2] = SCORES[:2]
+    return {
+        "torchvision": {"boxes": BOXES, "labels": CLASSES, "scores": SCORES},
+        "unnamed": {"850": BOXES, "851": CLASSES, "852": SCORES},
+        "counted": {
+            "num_detections": np.array([[2]], np.int32),
+            "detection_boxes": BOXES[None] / 64,
+            "detection_classes": CLASSES[None].astype(np.float32),
+            "detection_scores": padded[None],
+        },
+        "yolov10": {"output0": six[None]},
+        "caffe": {"detection_out": seven[None, None]},
+    }
+
+
+@pytest.mark.parametrize("form", suppressed_forms())
+def test_detections_reads_what_the_graph_suppressed(form: str) -> None:
+    outputs = suppressed_forms()[form]
+    boxes = decode(outputs, OutputSpec("detections"), geometry=SQUARE, labels=("cat", "dog"))
+    assert [box.name for box in boxes] == ["cat", "dog"]
+    assert [corners_of(box) for box in boxes] == [(32, 0, 64, 32), (8, 8, 16, 16)]
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"x": np.zeros((1, 5, 5), np.float32)},
+        {"boxes": BOXES, "scores": SCORES},
+        {"boxes": BOXES, "more": BOXES, "scores": SCORES},
+    ],
+)
+def test_detections_says_which_forms_it_reads(outputs: dict[str, np.ndarray]) -> None:
+    with pytest.raises(ModelError, match=r"detections reads \(1, N, 6\)"):
+        decode(outputs, OutputSpec("detections"), geometry=SQUARE)
+
+
+def test_detections_of_an_empty_picture_are_none() -> None:
+    empty = {"boxes": BOXES[:0], "labels": CLASSES[:0], "scores": SCORES[:0]}
+    assert decode(empty, OutputSpec("detections"), geometry=SQUARE) == ()
+
+
+def test_sigmoid_gives_each_label_its_own_probability() -> None:
+    labels = decode({"y": np.array([[0.0, 2.0, -2.0]])}, OutputSpec("sigmoid", top=2))
+    assert [(each.index, round(each.score, 4)) for each in labels] == [(1, 0.8808), (0, 0.5)]
+    chances = decode({"y": np.array([[0.9, 0.8, 0.0]])}, OutputSpec("sigmoid", top=2))
+    assert [each.score for each in chances] == [0.9, 0.8]
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 2), (1, 1, 2, 2)])
+def test_argmax_mask_takes_classes_that_the_graph_has_chosen(shape: tuple[int, ...]) -> None:
+    chosen = np.array([0, 1, 1, 2], np.int64).reshape(shape)
+    mask = decode({"y": chosen}, OutputSpec("argmax-mask"), geometry=Geometry.identity((2, 2)))
+    assert isinstance(mask, Mask)
+    assert mask.to_array().tolist() == [[0, 1], [1, 2]]

@@ -1,4 +1,7 @@
-"""Class scores per pixel (1, classes, height, width) become a mask of the picture."""
+"""Class scores per pixel (1, classes, height, width) become a mask of the picture.
+
+Integers (1, height, width) or (1, 1, height, width) are classes that the graph chose itself.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,19 @@ def decode(
     labels: Sequence[str],
 ) -> Mask:
     """The best class of each pixel, in the picture's own size; the padding is cut off."""
-    scores = only_output(outputs, 4, "(1, classes, height, width)")
-    return Mask.from_array(placed(geometry).mask_to_picture(_argmax(scores)), labels)
+    classes = _given(outputs)
+    if classes is None:
+        classes = _argmax(only_output(outputs, 4, "(1, classes, height, width)"))
+    return Mask.from_array(placed(geometry).mask_to_picture(classes), labels)
+
+
+def _given(outputs: Mapping[str, Array]) -> Array | None:
+    """Classes (height, width) where the graph gives them."""
+    (array,) = outputs.values() if len(outputs) == 1 else (None,)
+    if array is None or array.dtype.kind not in "iu" or set(array.shape[:-2]) != {1}:
+        return None
+    classes: Array = array.reshape(array.shape[-2:])
+    return classes
 
 
 def _argmax(scores: Array) -> Array:
