@@ -63,12 +63,11 @@ class Bound(msgspec.Struct, frozen=True):
         """``loss`` in words."""
         if loss is None:
             return "was not measured"
-        verb = "loses" if loss > 0 else "gains" if loss < 0 else "keeps"
-        return (
-            f"{verb} {abs(loss):.2f} points of {self.measure}"
-            if loss
-            else f"keeps all {self.measure}"
-        )
+        if self.at_least is not None:
+            return f"reaches {self.reached - loss:.2f} of {self.measure}"
+        if loss == 0:
+            return f"keeps all {self.measure}"
+        return f"{'loses' if loss > 0 else 'gains'} {abs(loss):.2f} points of {self.measure}"
 
 
 class Decision(msgspec.Struct, frozen=True):
