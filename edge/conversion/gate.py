@@ -133,7 +133,7 @@ def decide(
     missed = [variant.id for variant in kept if not passes(variant)]
     told = missed or [kept[0].id]
     why = "; ".join(f"{name} {bound.lost(losses[name])}" for name in told)
-    gate = Gate(bound.points, bound.measure, met=not missed, why=f"{why}; {bound.points:g} allowed")
+    gate = Gate(bound.points, bound.measure, met=not missed, why=f"{why}; {bound.allowed}")
     chosen = msgspec.structs.replace(kept[0], chosen=True)
     ids = {variant.id for variant in kept}
     ranked = [chosen if variant.id == chosen.id else variant for variant in ranked]

@@ -117,6 +117,7 @@ def _provenance(request: Request, found: Outcome) -> Provenance:
         "precision": request.precision,
         "engines": ", ".join(request.engines) or "all of the profile",
         "max_drop": f"{found.decision.gate.max_drop:g} of {found.decision.gate.measure}",
+        "at_least": "" if request.at_least is None else f"{request.at_least:g}",
         "shapes": ", ".join(f"{k}={'x'.join(map(str, v))}" for k, v in request.shapes.items()),
         "batch": str(request.batch or ""),
         "trials": str(request.limits.trials),
