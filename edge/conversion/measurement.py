@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Iterator
 from itertools import islice
@@ -13,6 +12,7 @@ import msgspec
 
 from edge.conversion.accuracy import Accuracy, output_to_measure
 from edge.conversion.disagreements import Disagreements
+from edge.conversion.noise import CAP_DB, NoiseSums
 from edge.conversion.report import Disagreement
 from edge.conversion.samples import check_finite
 from edge.core.errors import InputError
@@ -34,9 +34,6 @@ BLOCK = 8
 
 KEPT_BYTES = 2**28
 """Answers of the source are kept for the next variant up to here, else they are made again."""
-
-CAP_DB = 120.0
-"""Of equal outputs: JSON has no infinity."""
 
 
 class Scores(msgspec.Struct, frozen=True):
@@ -170,32 +167,15 @@ class _OwnMetric:
 
 def sqnr_db(reference: Session, session: Session, samples: Dataset) -> float:
     """How near the outputs are to the reference's: signal over noise, the mean of all outputs."""
-    import numpy as np
-
-    signal: dict[str, float] = {}
-    noise: dict[str, float] = {}
-    feeds: Feeds
+    sums: dict[str, NoiseSums] = {}
     for feeds in samples.samples:
         expected, got = reference.run(feeds), session.run(feeds)
         for name, want in expected.items():
-            if want.dtype.kind != "f":
-                continue
-            true, other = want.astype(np.float64), got[name].astype(np.float64)
-            if true.shape != other.shape:  # of boxes after NMS, say: all of it is noise
-                other = np.zeros_like(true)
-            with np.errstate(invalid="ignore", over="ignore"):
-                signal[name] = signal.get(name, 0.0) + float(np.square(true).sum())
-                noise[name] = noise.get(name, 0.0) + float(np.square(true - other).sum())
-    values = [_db(signal[name], noise[name]) for name in signal]
+            if want.dtype.kind == "f":
+                sums.setdefault(name, NoiseSums()).add(want, got[name])
+    # Outputs of another shape, such as boxes after NMS, are all noise.
+    values = [each.sqnr_db if each.is_comparable else 0.0 for each in sums.values()]
     return sum(values) / len(values) if values else CAP_DB
-
-
-def _db(signal: float, noise: float) -> float:
-    if not math.isfinite(signal + noise):
-        return -CAP_DB
-    if signal == 0.0 or noise == 0.0:
-        return CAP_DB if noise == 0.0 else -CAP_DB
-    return max(-CAP_DB, min(CAP_DB, 10 * math.log10(signal / noise)))
 
 
 def is_latency_valid(profile: DeviceProfile) -> bool:
