@@ -69,6 +69,9 @@ class OnnxConverter:
 
     def check(self, model: Path, profile: DeviceProfile) -> list[Finding]:
         """Load the model in ONNX Runtime and say what stands in the way."""
+        if model.suffix != Path(FILE).suffix:
+            hint = "convert it to ONNX first, or choose an OpenVINO target"
+            return [Finding("error", f"ONNX Runtime does not read {model.suffix}", hint=hint)]
         try:
             opened = _open(model)
         except ModelError as error:

@@ -32,6 +32,7 @@ OvModel = Any
 
 EXTRA = "convert"
 CALIBRATOR = "calibrator"
+ONNX = ".onnx"
 FILES = ("model.xml", "model.bin")
 HINT = "INFERENCE_PRECISION_HINT"
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32", "int4": "f32"}
@@ -64,7 +65,7 @@ class OpenVINOConverter:
         try:
             imported = _import(model)
         except ModelError as error:
-            nodes = operators.not_imported(model, error.__cause__)
+            nodes = operators.not_imported(model, error.__cause__) if model.suffix == ONNX else ()
             return [Finding("error", str(error), hint=error.hint, nodes=nodes)]
         found = shape_findings(_specs(imported.inputs), profile)
         return found or operators.device_findings(imported, profile)
@@ -132,6 +133,8 @@ def weights_alone(
     inputs: tuple[TensorSpec, ...], request: ConvertRequest
 ) -> tuple[OvModel, tuple[str, ...]]:
     """Weights in few bits and the notes on it; samples are used where the recipe asks for them."""
+    if request.model.suffix != ONNX:
+        raise ModelError("weight-only quantization starts from ONNX", hint="take static int8")
     tuning = weight_only_openvino.tuning_of(request.precision, request.options)
     model = require("onnx", extra=EXTRA).load_model(request.model)
     samples = None
@@ -146,7 +149,9 @@ def to_int8(
     """Static INT8 and the notes on it."""
     tuning = openvino_int8.tuning_of(request.options)
     samples = require_samples(request.calibration, inputs, tuning.samples)
-    model = require("onnx", extra=EXTRA).load_model(request.model)
+    model: Any = request.model
+    if model.suffix == ONNX:
+        model = require("onnx", extra=EXTRA).load_model(model)
     best = openvino_int8.quantize(
         model, samples, tuning, may_overflow=may_overflow(request.profile)
     )

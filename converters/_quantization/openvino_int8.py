@@ -81,22 +81,23 @@ def tuning_of(options: Mapping[str, Any]) -> Tuning:
 
 
 def quantize(
-    model: ModelProto, samples: CalibrationSamples, tuning: Tuning, *, may_overflow: bool
+    model: ModelProto | Path, samples: CalibrationSamples, tuning: Tuning, *, may_overflow: bool
 ) -> Candidate:
-    """Quantize a float ONNX model; weights per channel, activations asymmetric.
+    """Quantize a float model; weights per channel, activations asymmetric.
 
     Args:
+        model: An ONNX graph, or a file of another format, which is not refined.
         may_overflow: The device may be an x86 without VNNI, whose 16-bit sums can saturate.
     Raises:
         ModelError: NNCF refuses the model.
     """
     judged = [feeds for feeds, _ in zip(samples, range(JUDGED), strict=False)]
     expected = answers(imported(model), judged)
-    if not tuning.model_type and has_attention(model):
+    if not isinstance(model, Path) and not tuning.model_type and has_attention(model):
         # It smooths the outliers of the activations, and leaves in float what attention needs so:
         # on MiniLM the cosine to the float embeddings goes from 0.875 to 0.998.
         tuning = msgspec.structs.replace(tuning, model_type="TRANSFORMER")
-    if tuning.refine:
+    if not isinstance(model, Path) and tuning.refine:
         # Depthwise activations get a scale per channel here, so there is nothing to even out.
         refine(model, judged, onnx_names(tuning.exclude))
     best: Candidate | None = None
@@ -123,10 +124,12 @@ def onnx_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.removesuffix("/WithoutBiases") for name in names)
 
 
-def imported(model: ModelProto) -> OvModel:
+def imported(model: ModelProto | Path) -> OvModel:
     """Import through a file. ``read_model`` would take bytes, but it leaves the weights of grouped
     convolutions behind a Reshape, and those then run in float: 1.5x the time on a MobileNetV2."""
     openvino = require("openvino", extra="convert")
+    if isinstance(model, Path):
+        return openvino.convert_model(model)
     with tempfile.TemporaryDirectory(prefix="edge-int8-") as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model.SerializeToString())

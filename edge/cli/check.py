@@ -30,13 +30,13 @@ def run(args: argparse.Namespace) -> int:
     from edge.cli._main import EXIT_DONE, EXIT_USAGE
     from edge.conversion.cache import StageCache
     from edge.conversion.checking import check
-    from edge.conversion.sources import as_onnx
+    from edge.conversion.sources import as_file
     from edge.core.profile import load_profile
 
     profiles = [load_profile(name) for name in dict.fromkeys(args.profiles or ["host"])]
     with tempfile.TemporaryDirectory(prefix="edge-check-") as work:
         report = check(
-            as_onnx(args.source, profiles[0], Path(work), StageCache()),
+            as_file(args.source, profiles[0], Path(work), StageCache()),
             profiles,
             Path(work),
             shapes=dict(args.shape),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge.conversion import graph
+from edge.conversion import graph, tflite_source
 from edge.conversion.estimates import Estimator, ModelCosts, PrecisionEstimate, available_bytes
 from edge.conversion.findings import SourceNames, memory_findings, type_findings
 from edge.conversion.source import (
@@ -95,6 +95,11 @@ def check(
         ModelError: The file can not be read.
         InputError: ``shapes`` do not fit the model.
     """
+    if source.suffix.lower() == tflite_source.SUFFIX:
+        raise ModelError(
+            f"{source.name} can not be checked: only ONNX graphs are estimated",
+            hint="edge convert takes it as it is, for devices with OpenVINO",
+        )
     model = read_model(source)
     opset, ir = graph.opset_of(model), model.ir_version
     graph.drop_initializer_inputs(model)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from edge.conversion import tflite_source
 from edge.conversion.source import PreparedSource
 from edge.core import plugins
 from edge.core.contracts import Session, ensure_ready
@@ -67,15 +68,18 @@ def open_source(prepared: PreparedSource) -> Session:
     Raises:
         EdgeError: It can not be run.
     """
-    backend = plugins.backend(REFERENCE_ENGINE)
-    ensure_ready(REFERENCE_ENGINE, backend.availability())
+    is_tflite = prepared.source.suffix.lower() == tflite_source.SUFFIX
+    engine = tflite_source.ENGINE if is_tflite else REFERENCE_ENGINE
+    backend = plugins.backend(engine)
+    ensure_ready(engine, backend.availability())
     whole = Variant(
         id="source",
-        engine=REFERENCE_ENGINE,
+        engine=engine,
         precision="fp32",
         files=(FileEntry(prepared.source.name, prepared.sha256, prepared.size_bytes),),
         inputs=prepared.inputs,
         outputs=prepared.outputs,
+        options={"INFERENCE_PRECISION_HINT": "f32"} if is_tflite else {},
     )
     return backend.open(whole, prepared.source.parent, load_profile("host"), {"device": "cpu"})
 

@@ -16,6 +16,7 @@ from edge.conversion.page import render
 from edge.conversion.report import (
     SCHEMA,
     LayerError,
+    MemoryEstimate,
     ModelIdentity,
     Provenance,
     Report,
@@ -49,6 +50,7 @@ def report(request: Request, found: Outcome, bench: Workbench) -> Report:
     rows = tuple(_row(variant, source, found, judged) for variant in decision.ranked)
     chosen = next(row.id for row in rows if row.chosen)
     chosen_scores = judged[chosen].scores
+    is_onnx = found.prepared.path.suffix == ".onnx"
     return Report(
         schema=SCHEMA,
         model=ModelIdentity(request.spec.name, request.spec.version, found.prepared.sha256),
@@ -60,9 +62,9 @@ def report(request: Request, found: Outcome, bench: Workbench) -> Report:
         data=found.sampling.title,
         findings=(*found.prepared.findings, *found.findings, *found.found.findings),
         trials=found.found.trials,
-        layers=_layers(decision.ranked, bench),
+        layers=_layers(decision.ranked, bench) if is_onnx else {},
         disagreements=chosen_scores.disagreements if chosen_scores else (),
-        memory=memory_estimate(require("onnx", extra="convert").load_model(found.prepared.path)),
+        memory=_memory(found.prepared.path) if is_onnx else None,
         provenance=_provenance(request, found),
     )
 
@@ -96,6 +98,10 @@ def _row(
         placement=judged[variant.id].placement,
         joules=found.timings.joules.get(variant.id),
     )
+
+
+def _memory(path: Path) -> MemoryEstimate:
+    return memory_estimate(require("onnx", extra="convert").load_model(path))
 
 
 def _layers(ranked: tuple[Variant, ...], bench: Workbench) -> dict[str, tuple[LayerError, ...]]:

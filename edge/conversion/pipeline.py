@@ -14,7 +14,7 @@ import msgspec
 
 from edge import __version__
 from edge.bundle import pack
-from edge.conversion import outcome
+from edge.conversion import outcome, tflite_source
 from edge.conversion.cache import StageCache
 from edge.conversion.data_checks import check_data, check_labels, check_source
 from edge.conversion.gate import Decision, bound_for, decide
@@ -29,7 +29,7 @@ from edge.conversion.samples import Dataset
 from edge.conversion.sampling import Sampling, open_sampling
 from edge.conversion.search import Found, refuse, search
 from edge.conversion.source import PreparedSource, prepare
-from edge.conversion.sources import as_onnx
+from edge.conversion.sources import as_file
 from edge.conversion.workbench import Job, Judged, Progress, Workbench
 from edge.core.contracts import Finding
 from edge.core.errors import InputError
@@ -158,16 +158,21 @@ def _check_samples(
 def _prepare(request: Request, work: Path, cache: StageCache) -> PreparedSource:
     folder = work / "source"
     folder.mkdir()
-    source = as_onnx(request.source, request.profile, work, cache)
+    source = as_file(request.source, request.profile, work, cache)
     key: dict[str, Any] = {
         "digest": _digest(source),
         "shapes": request.shapes,
         "batch": request.batch,
+        "engines": request.profile.runtimes.order,
         "onnx": request.profile.onnx,
         "static": request.profile.shapes,
     }
 
     def make(into: Path) -> PreparedSource:
+        if source.suffix.lower() == tflite_source.SUFFIX:
+            return tflite_source.prepare_tflite(
+                source, request.profile, into, shapes=request.shapes, batch=request.batch
+            )
         return prepare(source, request.profile, into, shapes=request.shapes, batch=request.batch)
 
     prepared = cache.files("prepare", key, PreparedSource, folder, make)

@@ -1,4 +1,4 @@
-"""What a user may name as the source of a conversion, brought to an ONNX file."""
+"""What a user may name as the source of a conversion, brought to a file that can be prepared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ REFUSED = {
     ".bin": PICKLED,
     ".pkl": PICKLED,
     ".safetensors": "it holds weights without a network",
-    ".tflite": "it is a TensorFlow Lite model",
     ".pb": "it is a TensorFlow graph",
     ".h5": "it is a Keras model",
     ".keras": "it is a Keras model",
@@ -37,8 +36,6 @@ HINTS = {
     "module:function",
     "it holds weights without a network": "name a function that builds the network and loads them: "
     "module:function",
-    "it is a TensorFlow Lite model": "convert it first: python -m tf2onnx.convert "
-    "--tflite IN.tflite --output OUT.onnx",
     "it is a TensorFlow graph": "convert it first: python -m tf2onnx.convert --graphdef IN.pb "
     "--output OUT.onnx --inputs … --outputs …",
     "it is a Keras model": "save it as a SavedModel, then: python -m tf2onnx.convert --saved-model "
@@ -56,8 +53,8 @@ def title_of(source: str) -> str:
     return source.partition(":")[0].rpartition(".")[2] if is_factory(source) else Path(source).stem
 
 
-def as_onnx(source: str, profile: DeviceProfile, work: Path, cache: StageCache) -> Path:
-    """The ONNX file of ``source``: itself, or one exported from PyTorch into ``work``.
+def as_file(source: str, profile: DeviceProfile, work: Path, cache: StageCache) -> Path:
+    """The file of ``source``: itself, or an ONNX file exported from PyTorch into ``work``.
 
     Raises:
         ModelError: It is none of the kinds that can be read, or can not be exported.

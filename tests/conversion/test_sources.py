@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge.conversion.cache import StageCache
-from edge.conversion.sources import REFUSED, as_onnx, is_factory, title_of
+from edge.conversion.sources import REFUSED, as_file, is_factory, title_of
 from edge.core.errors import ModelError
 from edge.core.profile import load_profile
 
@@ -15,14 +15,14 @@ def test_other_formats_are_refused_with_what_to_do(tmp_path, suffix):
     path = tmp_path / f"model{suffix}"
     path.write_bytes(b"whatever")
     with pytest.raises(ModelError, match="can not be converted") as caught:
-        as_onnx(str(path), load_profile("host"), tmp_path, StageCache(tmp_path / "cache"))
+        as_file(str(path), load_profile("host"), tmp_path, StageCache(tmp_path / "cache"))
     assert caught.value.hint
 
 
 def test_onnx_files_are_taken_as_they_are(tmp_path):
     path = tmp_path / "model.onnx"
     cache = StageCache(tmp_path / "cache")
-    assert as_onnx(str(path), load_profile("host"), tmp_path, cache) == path
+    assert as_file(str(path), load_profile("host"), tmp_path, cache) == path
 
 
 @pytest.mark.parametrize(

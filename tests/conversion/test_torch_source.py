@@ -11,7 +11,7 @@ import edge
 from edge.cli._main import main
 from edge.conversion import torch_source
 from edge.conversion.cache import StageCache
-from edge.conversion.sources import as_onnx
+from edge.conversion.sources import as_file
 from edge.core.errors import InputError, ModelError
 from edge.core.profile import load_profile
 
@@ -127,7 +127,7 @@ def test_an_exported_program_is_read(factories, tmp_path, monkeypatch):
     program = torch.export.export(module.eval(), (), inputs)
     torch.export.save(program, tmp_path / "net.pt2")
     cache = StageCache(tmp_path / "cache")
-    path = as_onnx(str(tmp_path / "net.pt2"), load_profile("host"), tmp_path, cache)
+    path = as_file(str(tmp_path / "net.pt2"), load_profile("host"), tmp_path, cache)
     assert _answers(path, np.zeros((2, 5), np.int64), np.ones((2, 5), np.float32)).shape == (2, 3)
 
 
