@@ -292,19 +292,22 @@ def markdown(results: list[Result], where: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(results: list[Result]) -> None:
-    """The tables and their figures; after every model, so that a long run can be cut short."""
+def write(result: Result) -> None:
+    """Put one model's figures among those of the others; they come from runs of their own."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "conversion.md").write_text(markdown(results, machine()))
-    (RESULTS / "conversion.json").write_bytes(
-        msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n"
+    figures = RESULTS / "conversion.json"
+    known = msgspec.json.decode(figures.read_bytes(), type=list[Result]) if figures.exists() else []
+    results = sorted(
+        [*(each for each in known if each.model != result.model), result], key=lambda r: r.model
     )
+    (RESULTS / "conversion.md").write_text(markdown(results, machine()))
+    figures.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
-    parser.add_argument("--only", help="only the models whose name holds this; writes no table")
+    parser.add_argument("--only", nargs="+", help="only these models; what others have stays")
     parser.add_argument("--minilm", type=Path, help="folder that minilm.py --write made")
     args = parser.parse_args()
     models = sorted((args.data / "models").glob("*.onnx"), key=lambda path: path.name in SLOW)
@@ -315,7 +318,7 @@ def main() -> int:
     results: list[Result] = []
     for model in models:
         name = model.stem
-        if args.only and args.only not in name:
+        if args.only and name not in args.only:
             continue
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
             work = Path(folder)
@@ -332,8 +335,7 @@ def main() -> int:
                 refused = f"{type(error).__name__}: {error}"
                 results.append(Result(name, "", "", None, (), (0.0, 0.0), refused))
         print(f"{name}: done", file=sys.stderr)
-        if not args.only:
-            write(results)
+        write(results[-1])
     print(markdown(results, machine()))
     return 0
 

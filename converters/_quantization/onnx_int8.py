@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 Range = tuple["np.float32", "np.float32"]
 
 PER_CHANNEL_OPSET = 13
+ALIKE = 2.0
 
 _known: Remembered[Any] = Remembered()
 
@@ -109,7 +110,8 @@ def quantize(
     require("onnxruntime.quantization.quant_utils", extra="convert").add_pre_process_metadata(model)
     onnx.save_model(model, path)
     best: Candidate | None = None
-    for title, ranges in _calibrations(histograms, tuning):
+    for title, own_ranges in _calibrations(histograms, tuning):
+        ranges = joined(model, own_ranges)
         quantized = _quantize_static(path, ranges, tuning, judged[0], is_signed=is_signed)
         closeness = closeness_db(expected, answers(quantized, judged))
         log.info("%s: %.1f dB from float", title, closeness)
@@ -154,6 +156,23 @@ def _calibrations(collector: Any, tuning: Tuning) -> Iterator[tuple[str, dict[st
             with contextlib.redirect_stdout(io.StringIO()):
                 found = {k: v[:2] for k, v in collector.compute_collection_result().items()}
             yield f"ranges hold {ranges:g} % of the values", _with_zero(found)
+
+
+def joined(model: ModelProto, ranges: dict[str, Range]) -> dict[str, Range]:
+    """One range for what a Concat puts together, so that it copies and need not scale anew.
+
+    Only where the largest is at most ``ALIKE`` times the smallest: a wider range is a coarser one.
+    """
+    found = dict(ranges)
+    for node in model.graph.node:
+        names = [*node.input, *node.output]
+        if node.op_type != "Concat" or any(name not in found for name in names):
+            continue
+        extents = [float(high) - float(low) for low, high in (found[name] for name in names)]
+        if max(extents) <= ALIKE * min(extents):
+            lows, highs = zip(*(found[name] for name in names), strict=True)
+            found.update(dict.fromkeys(names, (min(lows), max(highs))))
+    return found
 
 
 def _with_zero(ranges: Mapping[str, tuple[float, float]]) -> dict[str, Range]:
