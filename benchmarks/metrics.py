@@ -20,7 +20,7 @@ def si_sdr(outputs, references, feeds, labels) -> float:  # type: ignore[no-unty
     return float(
         np.mean(
             [
-                _ratio_db(*sound.enhanced(AUDIO, label, answer["output"][0]))
+                _ratio_db(*sound.enhanced(AUDIO, label, next(iter(answer.values()))[0]))
                 for label, answer in zip(labels, outputs, strict=True)
             ]
         )
