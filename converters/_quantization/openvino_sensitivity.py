@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from converters._quantization.sensitivity import ELEMENT_COST, Answers, rank
 from edge.core.contracts import Sensitivity
@@ -18,6 +20,12 @@ OvNode = Any
 
 WEIGHTED = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"}
 QUANTIZER = "FakeQuantize"
+CARRIERS = {
+    *("Broadcast", "Concat", "DepthToSpace", "MaxPool", "Pad", "Reshape", "Slice", "Split"),
+    *("Squeeze", "StridedSlice", "Tile", "Transpose", "Unsqueeze", "VariadicSplit"),
+}
+"""They hand values on. NNCF puts the quantizer of what follows before them, so that leaving them
+in float alone changes nothing: they go with what follows."""
 
 
 def sensitivities(path: Path, source: Path, samples: list[Feeds]) -> tuple[Sensitivity, ...]:
@@ -28,14 +36,21 @@ def sensitivities(path: Path, source: Path, samples: list[Feeds]) -> tuple[Sensi
     """
     openvino = require("openvino", extra="convert")
     core = openvino.Core()
-    costs = _costs(core.read_model(path))
+    units = _units(core.read_model(path))
 
     def run(quantized: set[str]) -> Answers:
         model = core.read_model(path)
-        _restore(model, openvino.convert_model(source), set(costs) - quantized)
+        in_float = {name for unit in units if unit not in quantized for name in units[unit].nodes}
+        _restore(model, openvino.convert_model(source), in_float)
         return answers(model, samples)
 
-    return rank(costs, run)
+    ranked = rank({name: unit.cost for name, unit in units.items()}, run)
+    return tuple(
+        msgspec.structs.replace(
+            each, nodes=tuple(node for name in each.nodes for node in units[name].nodes)
+        )
+        for each in ranked
+    )
 
 
 def answers(model: OvModel, samples: list[Feeds]) -> Answers:
@@ -50,13 +65,39 @@ def answers(model: OvModel, samples: list[Feeds]) -> Answers:
     ]
 
 
-def _costs(model: OvModel) -> dict[str, float]:
-    return {
-        node.get_friendly_name(): _cost(node)
-        for node in model.get_ordered_ops()
-        if node.get_type_name() not in (QUANTIZER, "Result")
-        and any(_is_quantized(node.input_value(i)) for i in range(node.get_input_size()))
-    }
+class _Unit(NamedTuple):
+    """An operator, with those that hand it its quantized values."""
+
+    nodes: list[str]
+    cost: float
+
+
+def _units(model: OvModel) -> dict[str, _Unit]:
+    """Quantized operators by the name of the one that computes, in the order of execution."""
+    units: dict[str, _Unit] = {}
+    for node in model.get_ordered_ops():
+        inputs = range(node.get_input_size())
+        if node.get_type_name() in (QUANTIZER, "Result") or not any(
+            _is_quantized(node.input_value(i)) for i in inputs
+        ):
+            continue
+        target = _target(node)
+        name = target.get_friendly_name()
+        unit = units.setdefault(name, _Unit([name], _cost(target)))
+        if target is not node and node.get_friendly_name() != name:
+            unit.nodes.append(node.get_friendly_name())
+    return units
+
+
+def _target(node: OvNode) -> OvNode:
+    """The operator that computes with what ``node`` hands on; itself if there is none."""
+    found = node
+    while found.get_type_name() in CARRIERS:
+        readers = list(found.output(0).get_target_inputs())
+        if not readers or readers[0].get_node().get_type_name() == "Result":
+            return node
+        found = readers[0].get_node()
+    return found if found.get_type_name() != QUANTIZER else node
 
 
 def _cost(node: OvNode) -> float:

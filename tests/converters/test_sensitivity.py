@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -62,6 +63,11 @@ def test_leaving_the_noisiest_half_in_float_brings_the_answers_nearer(
     model, samples = networks[network]
     converter = plugins.converter(name)
     recipe = converter.recipes("int8")["plain"]
+    if (
+        name == "openvino"
+    ):  # against overflow the first layer is quantized in 7 bits: which, differs
+        options = {**recipe.options, "overflow_fix": "DISABLE"}
+        recipe = msgspec.structs.replace(recipe, options=options)
     request = ConvertRequest(model, profile, "int8", calibration=samples, options=recipe.options)
     quantized, mixed = tmp_path / "int8", tmp_path / "mixed"
     quantized.mkdir()
@@ -81,8 +87,6 @@ def test_leaving_the_noisiest_half_in_float_brings_the_answers_nearer(
 
 
 def test_only_openvino_computes_what_is_left_in_fewer_bits(networks, profile, tmp_path):
-    import msgspec
-
     model, samples = networks["convolutional"]
     with_bf16 = msgspec.structs.replace(
         profile,
