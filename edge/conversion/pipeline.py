@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from edge.bundle import pack
 from edge.conversion import outcome, tflite_source
 from edge.conversion.cache import StageCache
 from edge.conversion.data_checks import check_data, check_labels, check_source
+from edge.conversion.external import identity
 from edge.conversion.gate import Decision, bound_for, decide
 from edge.conversion.latency import Timings
 from edge.conversion.measurement import is_latency_valid
@@ -160,7 +160,7 @@ def _prepare(request: Request, work: Path, cache: StageCache) -> PreparedSource:
     folder.mkdir()
     source = as_file(request.source, request.profile, work, cache)
     key: dict[str, Any] = {
-        "digest": _digest(source),
+        "digest": identity(source).sha256 if source.is_file() else "",
         "shapes": request.shapes,
         "batch": request.batch,
         "engines": request.profile.runtimes.order,
@@ -177,19 +177,6 @@ def _prepare(request: Request, work: Path, cache: StageCache) -> PreparedSource:
 
     prepared = cache.files("prepare", key, PreparedSource, folder, make)
     return msgspec.structs.replace(prepared, source=source, path=folder / prepared.path.name)
-
-
-def _digest(source: Path) -> str:
-    """Of a model file and the files beside it whose names stand in it: its external data."""
-    if not source.is_file():
-        return ""
-    data = source.read_bytes()
-    total = hashlib.sha256(data)
-    if b"location" in data:
-        for path in sorted(source.parent.iterdir()):
-            if path != source and path.is_file() and path.name.encode() in data:
-                total.update(path.read_bytes())
-    return total.hexdigest()
 
 
 def _measured(attempt: Attempt, timings: Timings) -> Variant:

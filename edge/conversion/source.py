@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edge.conversion import graph, memory
+from edge.conversion.external import identity
 from edge.conversion.focus import fold_space_to_depth
 from edge.core.contracts import Finding, shape_findings
 from edge.core.errors import ModelError
@@ -42,7 +43,7 @@ PER_CHANNEL_OPSET = 13
 class PreparedSource(msgspec.Struct, frozen=True):
     """A cleaned FP32 ONNX file at ``path``, with the SHA-256 ``digest``.
 
-    ``sha256`` and ``size_bytes`` are those of ``source``.
+    ``sha256`` and ``size_bytes`` are those of ``source`` with its external data.
     """
 
     source: Path
@@ -93,12 +94,13 @@ def prepare(
     except Exception as error:  # protobuf's ValueError or EncodeError, by version
         raise ModelError(f"{TOO_LARGE}: {_first_line(error)}") from error
     path.write_bytes(data)
+    whole = identity(source)
     return PreparedSource(
         source=source,
         path=path,
         digest=hashlib.sha256(data).hexdigest(),
-        sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
-        size_bytes=source.stat().st_size,
+        sha256=whole.sha256,
+        size_bytes=whole.size_bytes,
         inputs=inputs,
         outputs=outputs,
         opset=graph.opset_of(model),

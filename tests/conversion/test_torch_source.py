@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import edge
 from edge.cli._main import main
-from edge.conversion import torch_source
+from edge.conversion import graph, torch_source
 from edge.conversion.cache import StageCache
 from edge.conversion.sources import as_file
 from edge.core.errors import InputError, ModelError
@@ -53,6 +57,48 @@ class Difference(torch.nn.Module):
 def twice():
     same = torch.ones(2, 3)
     return Difference(), {"one": same, "two": same}
+
+class Same(torch.nn.Module):
+    def forward(self, x):
+        return x * 2
+
+class Whole(torch.nn.Module):
+    def forward(self, x):
+        return x.reshape(3) + 1
+
+class Mean(torch.nn.Module):
+    def forward(self, x):
+        return x.mean((1, 2))
+
+def single():
+    return Same(), (torch.ones(1, 3),)
+
+def fixed():
+    return Whole(), (torch.ones(1, 3),)
+
+def mean():
+    return Mean(), (torch.ones(2, 3, 4),)
+
+def without_inputs():
+    return Same(), None
+
+def numbers():
+    return Same(), (2.0,)
+
+def leaves():
+    raise SystemExit(3)
+
+def lacks():
+    import not_installed_anywhere
+
+def too_many():
+    return Same(), (torch.ones(2), torch.ones(2))
+
+def restless():
+    import os, tempfile
+    print("loading")
+    os.chdir(tempfile.gettempdir())
+    return single()
 
 class Loop(torch.nn.Module):
     def forward(self, x):
@@ -165,3 +211,106 @@ def test_edge_convert_takes_a_factory(factories, tmp_path, capsys):
     with edge.load(output) as model:
         feeds = {"tokens": np.zeros((4, 2), np.int64), "mask": np.ones((4, 2), np.float32)}
         assert next(iter(model.infer(feeds).values())).shape == (4, 3)
+
+
+class _Touch:
+    """Unpickled, it leaves a mark."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+def _altered(source, target, change):  # type: ignore[no-untyped-def]
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+
+
+@pytest.mark.parametrize("part", ["sample_inputs", "weights"])
+def test_nothing_in_a_program_is_unpickled(factories, tmp_path, monkeypatch, part):
+    monkeypatch.syspath_prepend(tmp_path)
+    module, inputs = __import__(factories).build()
+    torch.export.save(torch.export.export(module.eval(), (), inputs), tmp_path / "net.pt2")
+    evil = io.BytesIO()
+    torch.save(_Touch(tmp_path / "ran"), evil)
+
+    def change(name, data):  # type: ignore[no-untyped-def]
+        if part == "weights" and name.endswith("weights_config.json"):
+            config = json.loads(data)
+            for entry in config["config"].values():
+                entry["use_pickle"] = True
+            return json.dumps(config)
+        is_data = f"/{part}/" in name and not name.endswith(".json")
+        return evil.getvalue() if is_data else data
+
+    _altered(tmp_path / "net.pt2", tmp_path / "evil.pt2", change)
+    with pytest.raises(ModelError, match=r"evil\.pt2"):
+        torch_source.export_program(tmp_path / "evil.pt2", 21, tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_program_with_code_in_it_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "net.pt2", "w") as archive:
+        archive.writestr("net/data/constants/opaque_obj_0", b"")
+    with pytest.raises(ModelError, match="holds more than a network"):
+        torch_source.export_program(tmp_path / "net.pt2", 21, tmp_path)
+
+
+def test_an_example_batch_of_one_is_made_dynamic_too(factories, tmp_path):
+    path = torch_source.export_factory(f"{factories}:single", 21, tmp_path)
+    assert [s.shape for s in _specs(path)] == [("batch", 3)]
+
+
+def test_shapes_that_stay_fixed_are_said(factories, tmp_path, caplog):
+    path = torch_source.export_factory(f"{factories}:fixed", 21, tmp_path)
+    assert [s.shape for s in _specs(path)] == [(1, 3)]
+    assert "with the shapes of its examples" in caplog.text
+
+
+@pytest.mark.parametrize("opset", [17, 18, 20])
+def test_the_opset_is_one_that_the_device_takes(factories, tmp_path, opset):
+    import onnx
+
+    path = torch_source.export_factory(f"{factories}:mean", opset, tmp_path)
+    assert graph.opset_of(onnx.load(path)) <= opset
+    assert _run(path, {"x": np.full((2, 3, 4), 5, np.float32)})[0].tolist() == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("without_inputs", "must return"),
+        ("numbers", "must return"),
+        ("leaves", "raised SystemExit"),
+        ("lacks", "raised ModuleNotFoundError"),
+    ],
+)
+def test_what_a_factory_does_wrong_is_told(factories, tmp_path, function, said):
+    with pytest.raises(InputError, match=said):
+        torch_source.export_factory(f"{factories}:{function}", 21, tmp_path)
+
+
+def test_too_many_example_inputs_are_a_model_error(factories, tmp_path):
+    with pytest.raises(ModelError, match="can not export"):
+        torch_source.export_factory(f"{factories}:too_many", 21, tmp_path)
+
+
+def test_a_factory_may_print_and_change_folder(factories, tmp_path, capsys):
+    torch_source.export_factory(f"{factories}:restless", 21, tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+def _specs(path):  # type: ignore[no-untyped-def]
+    import onnx
+
+    return graph.tensor_specs(onnx.load(path).graph.input)
+
+
+def _run(path, feeds):  # type: ignore[no-untyped-def]
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)
