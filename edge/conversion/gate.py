@@ -22,7 +22,11 @@ DEFAULT_AGREEMENT_DROP = 5.0
 pictures still differ on several percent of them, so agreement falls faster than accuracy."""
 
 NOISE = 1.05
-"""Latencies this close to the best are taken for equal: the smaller variant wins."""
+"""Latencies this close to the best are taken for equal: the more accurate, then the smaller
+variant wins."""
+
+CHANCE = 0.5
+"""Points of difference in loss that are taken for none."""
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -115,11 +119,13 @@ def decide(
     times = [v.latency_ms.p50 for v in variants if v.latency_ms and passes(v)]
     as_fast = min(times, default=0.0) * NOISE
 
-    def rank(variant: Variant) -> tuple[bool, float, int, int, int]:
+    def rank(variant: Variant) -> tuple[bool, float, int, int, int, int]:
         latency = variant.latency_ms.p50 if variant.latency_ms and is_latency_valid else 0.0
+        loss = max(0.0, losses[variant.id] or 0.0)
         return (
             not passes(variant),
             latency if latency > as_fast else 0.0,
+            round(loss / CHANCE) if is_latency_valid else 0,
             variant.size_bytes if is_latency_valid else 0,
             _position(variant.precision, profile.precision.preference),
             _position(variant.engine, profile.runtimes.order),

@@ -8,7 +8,7 @@ import pytest
 from edge.conversion.gate import DEFAULT_AGREEMENT_DROP, bound_for, decide
 from edge.conversion.measurement import Scores
 from edge.conversion.workbench import Judged
-from edge.core.manifest import Latency, Metric, Variant
+from edge.core.manifest import FileEntry, Latency, Metric, Variant
 from edge.core.profile import load_profile
 
 
@@ -98,6 +98,22 @@ def test_gain_is_no_loss():
     decision = _decide((better,), max_drop=0.0)
     assert decision.gate.met
     assert "gains 0.40 points" in decision.gate.why
+
+
+def test_of_equally_fast_ones_the_more_accurate_is_chosen_then_the_smaller():
+    exact, alike, worse = (
+        _variant("openvino", precision, top1, 1.0, p50)
+        for precision, top1, p50 in (
+            ("bf16", 90.0, 1.03),
+            ("fp16", 89.9, 1.02),
+            ("int8", 89.2, 1.0),
+        )
+    )
+    entry = FileEntry("model.bin", "0" * 64, 1000)
+    alike, worse = (msgspec.structs.replace(v, files=()) for v in (alike, worse))
+    exact = msgspec.structs.replace(exact, files=(entry,))
+    assert _decide((exact, worse), max_drop=1.0).kept[0].precision == "bf16"
+    assert _decide((exact, alike), max_drop=1.0).kept[0].precision == "fp16"
 
 
 def test_front_has_what_nothing_else_beats_in_all_respects():
