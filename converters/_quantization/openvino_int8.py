@@ -105,7 +105,7 @@ def quantize(
     if not isinstance(model, Path) and not tuning.model_type and has_attention(model):
         # It smooths the outliers of the activations, and leaves in float what attention needs so:
         # on MiniLM the cosine to the float embeddings goes from 0.875 to 0.998.
-        tuning = msgspec.structs.replace(tuning, model_type="TRANSFORMER")
+        tuning = msgspec.structs.replace(tuning, model_type="TRANSFORMER", preset="MIXED")
     if not isinstance(model, Path) and tuning.refine:
         # Depthwise activations get a scale per channel here, so there is nothing to even out.
         refine(model, judged, onnx_names(tuning.exclude))
