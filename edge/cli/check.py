@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from edge.cli import _arguments, _output
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
             shapes=dict(args.shape),
             batch=args.batch,
         )
+    report = msgspec.structs.replace(report, model=Path(args.source).name)
     if args.json:
         _output.print_json(report)
     else:

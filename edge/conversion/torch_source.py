@@ -216,6 +216,8 @@ def _export(program: Any, names: Any, shapes: Any, opset: int, into: Path) -> Pa
     onnx = require("onnx", extra="convert")
     model = _lowered(onnx.load_model(path), opset)
     _name_axes(model, dict(zip(names, _axes(shapes, len(names)), strict=False)))
+    for node in graph.all_nodes(model.graph):
+        del node.metadata_props[:]  # lines and folders of the code, other ones on every machine
     onnx.save_model(model, path)
     return path
 

@@ -167,6 +167,27 @@ def test_the_same_network_gives_the_same_bytes(factories, tmp_path):
     assert one == two
 
 
+def test_where_the_code_lies_does_not_matter(tmp_path, monkeypatch):
+    code = (
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x.relu() + 1\n"
+        "def build():\n"
+        "    return Net(), torch.ones(2, 3)\n"
+    )
+    written = []
+    for place in ("here", "there"):
+        folder = tmp_path / place
+        folder.mkdir()
+        (folder / "placed.py").write_text("# a line more\n" * len(written) + code)
+        monkeypatch.chdir(folder)
+        monkeypatch.delitem(sys.modules, "placed", raising=False)
+        written.append(torch_source.export_factory("placed:build", 18, folder).read_bytes())
+    assert written[0] == written[1]
+    assert str(tmp_path).encode() not in written[0]
+
+
 def test_an_exported_program_is_read(factories, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     module, inputs = __import__(factories).build()
@@ -201,6 +222,11 @@ def test_a_damaged_program_is_a_model_error(tmp_path, content):
     (tmp_path / "net.pt2").write_bytes(content)
     with pytest.raises(ModelError, match=r"net\.pt2"):
         torch_source.export_program(tmp_path / "net.pt2", 21, tmp_path)
+
+
+def test_edge_check_shows_the_name_that_was_given(factories, capsys):
+    assert main(["check", f"{factories}:build", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == f"{factories}:build"
 
 
 def test_edge_convert_takes_a_factory(factories, tmp_path, capsys):
