@@ -77,7 +77,8 @@ same samples and timed in one alternating run. `agreement` is with the source: s
 boxes at IoU 0.5, mIoU of masks, or share of elements within 1 % of the output's range. `× FP32` is
 the p50 of the same engine in true FP32 over the row's. Bold is what `--precision auto` keeps for
 that engine under the gate in the heading; *italic* rows are the peers that miss it.
-`seconds` are those of the first conversion and of the second one.
+Seconds are those of the first conversion and of the second one. Models are measured one by one, and
+not all by the same revision of the code.
 """
 
 

@@ -273,6 +273,7 @@ def _no_pickles() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter from printing its progress and warnings."""
+    disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with (
@@ -283,7 +284,7 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
 
 
 def _first_line(error: BaseException | None) -> str:
