@@ -69,8 +69,10 @@ def _key(text: str) -> Key | None:
 def _is_below(have: Key, want: Key) -> bool:
     """``<11`` leaves the pre-releases of 11 out."""
     is_early = have[1] != _FINAL or have[3] != _LAST
-    is_plain = want[1:] == _RELEASE
-    is_of_it = have[0] == want[0] if is_plain else have[:3] == want[:3] and want[3] == _LAST
+    if want[1:] == _RELEASE:
+        is_of_it = have[0] == want[0]
+    else:
+        is_of_it = have[:3] == want[:3] and want[1] == _FINAL and want[3] == _LAST
     return have < want and not (is_early and is_of_it)
 
 
