@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
 from edge.core.errors import EngineError, UnavailableError
 from edge.core.manifest import Variant
 from edge.core.profile import DeviceProfile
+from edge.core.spec import BuildSpec
 from edge.core.tensor import TensorSpec, alike, check_feeds, kind_of, plain
 
 if TYPE_CHECKING:
@@ -19,13 +20,19 @@ if TYPE_CHECKING:
 
 
 class Availability(msgspec.Struct, frozen=True):
-    """Whether an engine or converter can be used here, and if not, why and what to do."""
+    """Whether an engine or converter can be used here, and if not, why and what to do.
+
+    ``stands_in`` says whose variants an engine can run as well, on which of its own devices, best
+    first. ``facts`` are those that a variant's ``requires`` may ask for, such as ``sm``.
+    """
 
     ready: bool
     version: str = ""
     devices: tuple[str, ...] = ()
     reason: str = ""
     hint: str = ""
+    stands_in: dict[str, tuple[str, ...]] = {}
+    facts: dict[str, str] = {}
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -155,16 +162,19 @@ class ConvertRequest(msgspec.Struct, frozen=True):
     precision: str
     calibration: Samples | None = None
     options: dict[str, Any] = {}
+    build: BuildSpec = BuildSpec()
 
 
 class Recipe(msgspec.Struct, frozen=True):
     """One way to reach a precision: ``ConvertRequest.options``, and whether it asks for samples.
 
-    A repair is tried only where those before it lose too much; ``what`` says what it changes.
+    One that only ``takes_samples`` does without where there are none. A repair is tried only where
+    those before it lose too much; ``what`` says what it changes.
     """
 
     options: dict[str, Any] = {}
     needs_samples: bool = False
+    takes_samples: bool = False
     is_repair: bool = False
     what: str = ""
 
@@ -230,6 +240,18 @@ class Converter(Protocol):
 
     def faster(self, variant: Variant, profile: DeviceProfile) -> tuple[Variant, ...]:
         """The same files, with what is left in float computed in fewer bits."""
+        ...
+
+
+@runtime_checkable
+class Emulator(Protocol):
+    """What a converter has besides, if another engine can show here what its variants compute."""
+
+    def emulation(self, variant: Variant, folder: Path, into: Path) -> Variant:
+        """Write into the empty folder ``into`` what computes the same, to rounding, on this CPU.
+
+        Its speed says nothing of the device.
+        """
         ...
 
 

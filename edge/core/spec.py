@@ -79,6 +79,21 @@ class OutputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     iou_threshold: Share = 0.45
 
 
+class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device is told when it builds an engine; 0 and None leave it to the profile.
+
+    ``refit`` makes engines that take new weights without being built again, ``sparse`` allows
+    kernels that skip every other pair of zeros, ``dla`` is the number of a deep learning
+    accelerator. ``max_batch`` is the largest batch where the axis is dynamic.
+    """
+
+    max_batch: Annotated[int, Meta(ge=1)] = 8
+    workspace_mb: Annotated[int, Meta(ge=0)] = 0
+    dla: Annotated[int, Meta(ge=0)] | None = None
+    sparse: bool = False
+    refit: bool = False
+
+
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that a user says of a model; each field has a default that the file's name can fill."""
 
@@ -89,6 +104,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metric: str = ""
     image: ImageSpec | None = None
     output: OutputSpec | None = None
+    build: BuildSpec = BuildSpec()
 
 
 def load_spec(path: Path) -> ModelSpec:

@@ -1,0 +1,1 @@
+"""Graphs for TensorRT: precision written in, after its rules."""
