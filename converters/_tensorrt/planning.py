@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 STRONG_TYPING = (10,)
 """The first major version whose networks take their types from the graph."""
 
-WORKSPACE_SHARE = 8
-"""The builder may take this part of the device's memory: on 8 GB boards builds without a bound run
-out of memory (https://github.com/NVIDIA/TensorRT/issues/3355)."""
-
 
 def lowest_version(profile: DeviceProfile) -> tuple[int, ...]:
     """The oldest TensorRT that the profile's devices have; empty where it is not said."""
@@ -55,10 +51,9 @@ def plan_for(
         raise InputError(
             f"{profile.name} has no DLA", hint=f"it has {', '.join(profile.compute.engines)}"
         )
-    given = build.workspace_mb * 2**20
     return BuildPlan(
         shapes={spec.name: _range(spec, seen, build) for spec in inputs if not spec.is_static},
-        workspace_bytes=given or profile.memory.bytes // WORKSPACE_SHARE,
+        workspace_bytes=build.workspace_mb * 2**20,
         is_strongly_typed=is_strongly_typed(profile),
         flags=flags,
         tensorrt=profile.software.tensorrt,

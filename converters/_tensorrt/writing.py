@@ -146,13 +146,11 @@ class _Writer:
         return found
 
     def _quantized(self, steps: Array) -> TensorProto:
-        largest, element = self._form.largest, self._form.element
-        values = self._np.clip(steps, -largest, largest)
-        if element == FORMATS["int8"].element:
-            values = self._np.round(values).astype(self._np.int8)
-        tensor: TensorProto = self._onnx.helper.make_tensor(
-            "", element, steps.shape, values.ravel()
-        )
+        kind = self._onnx.helper.tensor_dtype_to_np_dtype(self._form.element)
+        values = self._np.clip(steps, -self._form.largest, self._form.largest)
+        if self._form is FORMATS["int8"]:
+            values = self._np.round(values)
+        tensor: TensorProto = self._onnx.numpy_helper.from_array(values.astype(kind))
         return tensor
 
     def _emit(self, source: str, name: str, scale: Array, attributes: dict[str, Any]) -> None:

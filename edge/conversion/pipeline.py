@@ -21,7 +21,7 @@ from edge.conversion.gate import Decision, bound_for, decide
 from edge.conversion.latency import Timings
 from edge.conversion.measurement import is_latency_valid
 from edge.conversion.metrics import UserMetric
-from edge.conversion.opening import machine
+from edge.conversion.opening import REFERENCE_ENGINE, machine
 from edge.conversion.plan import AUTO, make_plan
 from edge.conversion.repair import Attempt, Limits
 from edge.conversion.report import Report
@@ -190,7 +190,7 @@ def _measured(attempt: Attempt, timings: Timings) -> Variant:
         metric=judged.scores.metric,
         agreement=judged.scores.agreement,
         latency_ms=timings.latency.get(variant.id),
-        measured_on=machine(variant.engine),
+        measured_on=machine(REFERENCE_ENGINE if judged.is_emulated else variant.engine),
         notes=notes,
     )
 

@@ -14,7 +14,7 @@ from edge.core.profile import DeviceProfile
 
 AUTO = "auto"
 NO_SAMPLES = "needs calibration samples (--calib)"
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int4")
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -29,6 +29,10 @@ class Step(msgspec.Struct, frozen=True):
     def id(self) -> str:
         name = f"{self.converter.engine}-{self.precision}"
         return f"{name}-{self.title}" if self.title else name
+
+    @property
+    def takes_samples(self) -> bool:
+        return self.recipe.needs_samples or self.recipe.takes_samples
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from edge.conversion.goldens import FOLDER, make_goldens
 from edge.conversion.latency import Timings, measure_latency
 from edge.conversion.measurement import Reference, Scores, measure, sqnr_db
 from edge.conversion.numerics import layer_errors
-from edge.conversion.opening import Opened, machine, open_source, open_variants
+from edge.conversion.opening import Opened, machine, open_source, open_variants, runnable
 from edge.conversion.report import LayerError
 from edge.conversion.sampling import Sampling
 from edge.conversion.source import PreparedSource
@@ -41,13 +41,15 @@ LAYER_SAMPLES = 8
 class Judged(msgspec.Struct, frozen=True):
     """What one form of the model reached; without ``scores``, ``note`` says why.
 
-    ``sqnr_db`` is how near its outputs are to the source's on the tuning samples.
+    ``sqnr_db`` is how near its outputs are to the source's on the tuning samples. What
+    ``is_emulated`` was not computed by the variant's own engine.
     """
 
     scores: Scores | None = None
     sqnr_db: float | None = None
     placement: dict[str, float] = {}
     note: str = ""
+    is_emulated: bool = False
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -94,7 +96,7 @@ class Workbench:
             EdgeError: The converter refuses, with its reason.
         """
         samples = None
-        if step.recipe.needs_samples and self.sampling.calibration is not None:
+        if step.takes_samples and self.sampling.calibration is not None:
             samples = _Counted(self.sampling.calibration.samples, step.id, progress)
         into = self.folder(step.id)
         into.mkdir(parents=True)
@@ -150,6 +152,8 @@ class Workbench:
             feeds = next(iter(self.sampling.measured)).feeds
             with self._opened(variants) as opened:
                 sessions = {SOURCE: self._reference().session, **opened.sessions}
+                for emulated in opened.emulated:
+                    del sessions[emulated]
                 return measure_latency(sessions, feeds)
 
         return self._cache.value("latency", key, Timings, run)
@@ -160,8 +164,8 @@ class Workbench:
 
         def compare() -> tuple[LayerError, ...]:
             samples = list(islice(self.sampling.tuning.samples, LAYER_SAMPLES))
-            folder = self.folder(variant.id)
-            return layer_errors(self.prepared.path, variant, folder, samples)
+            with runnable(variant, self.folder(variant.id)) as form:
+                return layer_errors(self.prepared.path, form.variant, form.folder, samples)
 
         return self._cache.value("layers", key, tuple[LayerError, ...], compare)
 
@@ -196,11 +200,13 @@ class Workbench:
             if session is None:
                 return Judged(note=note)
             scores = measure(session, reference, advance)
+            is_emulated = name in opened.emulated
             return Judged(
                 scores,
                 sqnr_db(reference.session, session, self.sampling.tuning),
-                session.placement.shares,
+                {} if is_emulated else session.placement.shares,
                 "; ".join(filter(None, (note, scores.note))),
+                is_emulated,
             )
 
     def _reference(self) -> Reference:
@@ -220,15 +226,17 @@ class Workbench:
             step.precision,
             calibration=samples,
             options=step.recipe.options,
+            build=self.spec.build,
         )
 
     def _step_key(self, step: Step) -> dict[str, Any]:
-        calibration = self.sampling.calibration if step.recipe.needs_samples else None
+        calibration = self.sampling.calibration if step.takes_samples else None
         return {
             "converter": step.converter.name,
             "id": step.id,
             "precision": step.precision,
             "options": step.recipe.options,
+            "build": self.spec.build,
             "calibration": calibration.digest if calibration else "",
             **self._device_key(),
         }
@@ -243,6 +251,8 @@ class Workbench:
             "legal": profile.precision.legal,
             "shapes": profile.shapes,
             "runtimes": profile.runtimes.options,
+            "engines": profile.compute.engines,
+            "tensorrt": profile.software.tensorrt,
         }
 
     def _form_key(self, variant: Variant | None) -> dict[str, Any]:

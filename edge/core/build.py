@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 PLAN_FILE = "plan.json"
 
+WORKSPACE_SHARE = 8
+"""A builder may take this part of the device's memory, if the plan says no more: on 8 GB boards
+builds without a bound run out of memory (https://github.com/NVIDIA/TensorRT/issues/3355)."""
+
 Progress = Callable[[str, float], None]
 """Called with the phase of a build and the share of it that is done, 0..1."""
 
@@ -33,7 +37,7 @@ class BuildPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the builder is told; precision is written in the graph.
 
     ``flags`` are the precisions in the graph, which a builder without strong typing has to be
-    allowed (``fp16``, ``int8``). ``workspace_bytes`` is 0 for the engine's own default.
+    allowed (``fp16``, ``int8``). ``workspace_bytes`` is 0 for a share of the device's memory.
     ``tensorrt`` is the range of versions on the device that the plan was made for.
     """
 
