@@ -1,5 +1,6 @@
 """The on-device runtime: picks a variant for this machine, loads it, runs it, and counts."""
 
+from edge.host.building import BuildProgress as BuildProgress
 from edge.host.choice import Fallback as Fallback
 from edge.host.goldens import GoldenResult as GoldenResult
 from edge.host.loading import load as load

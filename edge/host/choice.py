@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from edge.core.contracts import Availability
 from edge.core.errors import InputError, NotFoundError
 from edge.core.manifest import Manifest, Variant
+from edge.core.versions import meets
 
 Fallback = Literal["deny", "warn", "allow"]
 DEFAULT_DEVICE = "cpu"
@@ -47,15 +49,27 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A variant that can run here on ``device``; ``wanted`` is the device it is meant for."""
+    """A variant that ``engine`` can run here on ``device``; it is meant for ``wanted``."""
 
     variant: Variant
     wanted: str
     device: str
+    engine: str
+
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether another engine than the variant's own runs it."""
+        return self.engine != self.variant.engine
+
+    @property
+    def label(self) -> str:
+        """What obstacles are known by."""
+        name = self.variant.id
+        return f"{name} through {self.engine} on {self.device}" if self.is_stand_in else name
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """Candidates, best first; ``obstacles`` says by id why a variant can not run here.
+    """Candidates, best first; ``obstacles`` says by label why a variant can not run here.
 
     ``preferred`` is the variant that would run if everything were here.
     """
@@ -69,33 +83,49 @@ class Choice(msgspec.Struct, frozen=True):
 def choose(manifest: Manifest, machine: Machine, wish: Wish) -> Choice:
     """Rank what ``wish`` allows: chosen at conversion, then by engine, then by latency.
 
+    What another engine can run comes after all that its own can, and on the CPU after all else.
+
     Raises:
         NotFoundError: The bundle has no variant of that id or engine.
     """
     allowed = _allowed(manifest, wish)
     ranked = sorted(allowed, key=lambda variant: _rank(variant, machine))
     candidates: list[Candidate] = []
+    last: list[Candidate] = []
     obstacles: dict[str, str] = {}
-    for variant in ranked:
-        obstacle = next(_obstacles(variant, machine), "")
-        if obstacle:
-            obstacles[variant.id] = obstacle
-        else:
-            candidates.append(_candidate(variant, machine, wish))
+    for _, group in groupby(ranked, key=lambda variant: variant.engine):
+        stand_ins: list[Candidate] = []
+        for variant in group:
+            obstacle = next(_obstacles(variant, machine), "")
+            if obstacle:
+                obstacles[variant.id] = obstacle
+            else:
+                candidates.append(_candidate(variant, machine, wish))
+            stand_ins += [] if wish.engine else _stand_ins(variant, machine, wish)
+        candidates += [one for one in stand_ins if one.device != DEFAULT_DEVICE]
+        last += [one for one in stand_ins if one.device == DEFAULT_DEVICE]
     preferred = ranked[0]
     engine = machine.engines.get(preferred.engine)
-    return Choice(tuple(candidates), preferred, obstacles, hint=engine.hint if engine else "")
+    return Choice((*candidates, *last), preferred, obstacles, hint=engine.hint if engine else "")
 
 
 def explain(
-    candidate: Candidate, preferred: Variant, obstacles: Mapping[str, str], wish: Wish
+    candidate: Candidate, choice: Choice, obstacles: Mapping[str, str], wish: Wish, building: str
 ) -> str:
-    """Why this candidate runs, in one sentence."""
-    variant = candidate.variant
-    if variant.id != preferred.id:
-        chosen = "was chosen at conversion" if preferred.chosen else "comes first"
-        why = obstacles.get(preferred.id, "it could not be opened")
+    """Why this candidate runs, in one sentence.
+
+    Args:
+        building: The variant that will run once its engine is built; empty if there is none.
+    """
+    variant, preferred = candidate.variant, choice.preferred
+    chosen = "was chosen at conversion" if preferred.chosen else "comes first"
+    why = obstacles.get(preferred.id, "it could not be opened")
+    if building == preferred.id:
+        reason = f"{preferred.id} {chosen} and is being built"
+    elif variant.id != preferred.id:
         reason = f"{preferred.id} {chosen} but can not run here: {why}"
+    elif candidate.is_stand_in:
+        reason = f"{preferred.id} {chosen} but its own engine can not run it here: {why}"
     elif wish.variant:
         reason = "asked for by its id"
     elif variant.chosen:
@@ -104,7 +134,11 @@ def explain(
         reason = f"the best of its engine, {wish.engine}, which was asked for"
     else:
         reason = "first by the order of engines, then by latency"
-    if candidate.device != candidate.wanted:
+    if building and building != preferred.id:
+        reason += f"; {building} is being built"
+    if candidate.is_stand_in:
+        reason += f"; {candidate.engine} runs {variant.id} on {candidate.device}"
+    elif candidate.device != candidate.wanted:
         reason += f"; on {candidate.device}, as there is no {candidate.wanted} here"
     return reason
 
@@ -139,14 +173,33 @@ def _obstacles(variant: Variant, machine: Machine) -> Iterator[str]:
         yield f"there is no engine named {variant.engine}"
     elif not engine.ready:
         yield f"{variant.engine} is not available: {engine.reason}"
+    yield from _unmet(variant, machine)
+
+
+def _unmet(variant: Variant, machine: Machine, *, but: str = "") -> Iterator[str]:
     for name, need in variant.requires.items():
         have = machine.facts.get(name, "")
-        if name not in _MET_BY_THE_FILE and have != need:
+        if name not in (*_MET_BY_THE_FILE, but) and not meets(have, need):
             yield f"it needs {name} {need}, this machine has {have or 'none'}"
 
 
 def _candidate(variant: Variant, machine: Machine, wish: Wish) -> Candidate:
+    devices = machine.engines[variant.engine].devices
+    default = DEFAULT_DEVICE if DEFAULT_DEVICE in devices or not devices else devices[0]
     options = {**variant.options, **machine.options.get(variant.engine, {}), **wish.options}
-    wanted = str(options.get("device", DEFAULT_DEVICE)).lower()
-    is_here = wanted in machine.engines[variant.engine].devices
-    return Candidate(variant, wanted, wanted if is_here else DEFAULT_DEVICE)
+    wanted = str(options.get("device", default)).lower()
+    return Candidate(variant, wanted, wanted if wanted in devices else default, variant.engine)
+
+
+def _stand_ins(variant: Variant, machine: Machine, wish: Wish) -> list[Candidate]:
+    """The same file on other engines, which need not be what its own engine would have to be."""
+    if any(_unmet(variant, machine, but=variant.engine)):
+        return []
+    asked = str(wish.options.get("device", "")).lower()
+    return [
+        Candidate(variant, device, device, name)
+        for name, engine in machine.engines.items()
+        if engine.ready
+        for device in engine.stands_in.get(variant.engine, ())
+        if device == asked or asked not in engine.devices
+    ]

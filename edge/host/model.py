@@ -13,16 +13,18 @@ import msgspec
 from edge.core.errors import InputError, UnavailableError, UnsupportedError
 from edge.core.spec import OutputSpec
 from edge.host import goldens
+from edge.host.lease import Lease
 from edge.host.statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edge.bundle import Bundle
-    from edge.core.contracts import Placement, Session
+    from edge.core.contracts import Placement
     from edge.core.manifest import Variant
     from edge.core.tensor import Array, Feeds, TensorSpec
     from edge.host.goldens import GoldenResult
+    from edge.host.opening import Opened
     from edge.vision import Geometry, ImagePipeline, Label, Prediction
     from edge.vision.image import Picture
 
@@ -32,32 +34,57 @@ _now = time.perf_counter_ns
 class Model:
     """A variant on its engine, made by ``edge.load``. All methods may be called from any thread.
 
-    ``choice`` says why this variant runs, ``placement`` where; ``is_fallback`` that it is not the
-    variant or the device that the bundle prefers. ``digest`` stands for all the bundle holds.
+    ``digest`` stands for all the bundle holds, ``opened`` for what runs now: an interim model gets
+    another session once that is built.
     """
 
-    def __init__(
-        self, bundle: Bundle, variant: Variant, session: Session, *, choice: str, is_fallback: bool
-    ) -> None:
+    def __init__(self, bundle: Bundle, opened: Opened, *, is_interim: bool = False) -> None:
         self.manifest = bundle.manifest
         self.name = bundle.manifest.name
         self.version = bundle.manifest.version
         self.path = bundle.path
         self.digest = bundle.digest
         self.labels = bundle.labels
-        self.variant = variant
-        self.choice = choice
-        self.is_fallback = is_fallback
-        self.placement: Placement = session.placement
-        self.inputs: tuple[TensorSpec, ...] = session.inputs
-        self.outputs: tuple[TensorSpec, ...] = session.outputs
         self.statistics = Statistics()
+        self.opened = opened
         self._bundle = bundle
-        self._session = session
-        self._run = session.run
+        self._lease = Lease(opened.session) if is_interim else None
+        self._run = (self._lease or opened.session).run
         self._is_closed = False
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
+
+    @property
+    def variant(self) -> Variant:
+        return self.opened.variant
+
+    @property
+    def engine(self) -> str:
+        """The one that runs it: the variant's own, or one that stands in for it."""
+        return self.opened.candidate.engine
+
+    @property
+    def choice(self) -> str:
+        """Why this variant runs."""
+        return self.opened.choice
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether it is not the variant, the engine or the device that the bundle prefers."""
+        return self.opened.is_fallback
+
+    @property
+    def placement(self) -> Placement:
+        """Where it runs."""
+        return self.opened.session.placement
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self.opened.session.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self.opened.session.outputs
 
     @property
     def state(self) -> str:
@@ -156,7 +183,23 @@ class Model:
 
     def verify_goldens(self) -> list[GoldenResult]:
         """Run the bundle's goldens here; they do not count in ``statistics``."""
-        return goldens.verify(self._bundle, self.variant, self._session)
+        opened = self.opened
+        return goldens.verify(self._bundle, opened.variant, opened.session)
+
+    def replace(self, opened: Opened) -> bool:
+        """Run every request from now on with another session; False if the model is closed.
+
+        The former session, of an interim model, is closed once its last request has ended.
+        """
+        with self._lock:
+            if self._is_closed:
+                return False
+            lease, self._lease = self._lease, None
+            self.opened = opened
+            self._run = opened.session.run
+        if lease is not None:
+            lease.hand_over(opened.session)
+        return True
 
     def close(self) -> None:
         """Finish what was submitted and give the engine's memory back."""
@@ -168,7 +211,7 @@ class Model:
         if executor is not None:
             executor.shutdown(wait=True)
         self._run = self._refuse
-        self._session.close()
+        self.opened.session.close()
         self._bundle.close()
 
     def __enter__(self) -> Model:

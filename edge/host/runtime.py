@@ -6,14 +6,12 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.bundle import open_bundle
 from edge.core.errors import BundleError, EdgeError, InputError, NotFoundError, UnavailableError
-from edge.host.choice import Fallback
-from edge.host.loading import load_bundle
+from edge.host.choice import Fallback, Wish
 from edge.host.slot import ModelStatus, Slot
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ class Runtime:
         options: Mapping[str, Any] | None = None,
         fallback: Fallback = "warn",
     ) -> None:
-        self._load = partial(load_bundle, engine=engine, options=options, fallback=fallback)
+        self._wish = Wish("", engine or "", dict(options or {}), fallback)
         self._is_closed = False
         self._slots: list[Slot] = []
         try:
@@ -63,6 +61,9 @@ class Runtime:
     def model(self, name: str, version: str | None = None) -> Model:
         """The model, loaded at the first call; its newest version unless one is named.
 
+        Where an engine has to be built first, another variant serves if ``fallback`` and the
+        bundle allow it, and gives way to the built one between two requests; else this waits.
+
         Raises:
             NotFoundError: There is no model of that name and version.
             UnavailableError: The runtime is closed, or the model failed to load before.
@@ -76,17 +77,20 @@ class Runtime:
                 raise NotFoundError(f"{name} has no version {version!r}", hint=f"it has: {has}")
         if self._is_closed:
             raise UnavailableError("the runtime is closed")
-        return slots[-1].model(self._load)
+        return slots[-1].model(self._wish)
 
     def infer(self, name: str, feeds: Feeds, version: str | None = None) -> dict[str, Array]:
         """Run one batch on the caller's thread, as ``Model.infer`` does."""
         return self.model(name, version).infer(feeds)
 
     def load_all(self) -> None:
-        """Load every model; those that fail are logged, and say why in ``status``."""
+        """Load every model; those that fail are logged, and say why in ``status``.
+
+        Engines that have to be built are, in the background, one after the other.
+        """
         for slot in self._slots:
             try:
-                slot.model(self._load)
+                slot.start(self._wish)
             except EdgeError as error:
                 log.error("%s %s: %s", slot.name, slot.version, error)
 

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from edge.bundle import Bundle, open_bundle
 from edge.core.contracts import Placement
 from edge.core.errors import BundleError, EdgeError, EngineError, UnavailableError
+from edge.host.building import Build, BuildProgress
+from edge.host.choice import Wish
+from edge.host.model import Model
+from edge.host.opening import Opened, Opener, prove
 from edge.host.statistics import Snapshot
 
-if TYPE_CHECKING:
-    from edge.host.model import Model
+log = logging.getLogger(__name__)
 
-State = Literal["staged", "loading", "warming", "ready", "idle", "failed"]
+State = Literal["staged", "loading", "building", "warming", "ready", "idle", "failed"]
 
-
-Load = Callable[[Bundle], "Model"]
 UNKNOWN = "?"
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
     """What a runtime knows of one of its models.
 
-    ``reason`` says why it failed. What stands behind ``digest`` is empty until it was loaded.
+    ``reason`` says why it failed, or what is built while it, or nothing, serves. What stands
+    behind ``digest`` is empty until it was loaded; ``engine`` is the one that runs it.
     """
 
     name: str
@@ -43,10 +45,15 @@ class ModelStatus(msgspec.Struct, frozen=True):
     is_fallback: bool = False
     placement: Placement | None = None
     statistics: Snapshot | None = None
+    building: BuildProgress | None = None
 
 
 class Slot:
-    """Loads its bundle once, however many threads ask; a load that failed stays failed."""
+    """Loads its bundle once, however many threads ask; a load that failed stays failed.
+
+    Where an engine has to be built, something else serves meanwhile if the caller's wish and the
+    bundle allow it.
+    """
 
     def __init__(
         self, path: Path, bundle: Bundle | None = None, error: BundleError | None = None
@@ -59,21 +66,33 @@ class Slot:
         self.state: State = "failed" if error else "staged"
         self._bundle = bundle
         self._model: Model | None = None
+        self._build: Build | None = None
         self._lock = threading.Lock()
         self._is_closed = False
 
-    def model(self, load: Load) -> Model:
-        """The loaded model; ``load`` makes one of the bundle if there is none yet.
+    def model(self, wish: Wish) -> Model:
+        """The loaded model; waits for its engine to be built where nothing else can serve.
 
         Raises:
             EdgeError: It can't be loaded, or could not be the first time.
         """
-        model = self._model
-        if model is not None and model.state == "ready":
-            return model
+        while True:
+            model = self._model
+            if model is not None and model.state == "ready":
+                return model
+            build = self.start(wish)
+            if build is not None:
+                build.done.wait()
+
+    def start(self, wish: Wish) -> Build | None:
+        """Load the model if it is not; gives the build that has to end before it can serve.
+
+        Raises:
+            EdgeError: It can't be loaded, or could not be the first time.
+        """
         with self._lock:
             if self._model is not None and self._model.state == "ready":
-                return self._model
+                return None
             if self._is_closed:
                 raise UnavailableError("the runtime is closed")
             if self.state == "failed":
@@ -81,56 +100,63 @@ class Slot:
                     f"model {self.name} failed to load: {self.error}",
                     hint=self.error.hint if self.error else "",
                 )
-            self._model = self._load(load)
-            return self._model
+            if self._build is None:
+                self._load(wish)
+            return self._build if self._model is None or self._model.state != "ready" else None
 
     def status(self) -> ModelStatus:
-        model = self._model
+        model, build = self._model, self._build
         state = model.state if model is not None and self.state == "ready" else self.state
+        progress = build.progress if build is not None else None
         status = ModelStatus(
             name=self.name,
             version=self.version,
             state=state,  # type: ignore[arg-type]
-            reason=str(self.error or ""),
+            reason=str(self.error or progress or ""),
             path=str(self.path),
             digest=self.digest,
+            building=progress,
         )
         if model is None:
             return status
+        opened = model.opened
+        placement = opened.session.placement
         return msgspec.structs.replace(
             status,
-            engine=model.variant.engine,
-            variant=model.variant.id,
-            precision=model.placement.precision,
-            choice=model.choice,
-            is_fallback=model.is_fallback,
-            placement=model.placement,
+            engine=opened.candidate.engine,
+            variant=opened.variant.id,
+            precision=placement.precision,
+            choice=opened.choice,
+            is_fallback=opened.is_fallback,
+            placement=placement,
             statistics=model.statistics.snapshot(),
         )
 
     def close(self) -> None:
-        """Close for good: a thread that asks at the same time loads nothing behind our back."""
+        """Close for good: a thread that asks at the same time loads nothing behind our back.
+
+        A build that is at work ends by itself, and what it made is closed at once.
+        """
         with self._lock:
             self._is_closed = True
+            if self._build is not None:
+                self._build.abandon()
+                self._build = None
             if self._model is not None:
                 self._model.close()
             if self._bundle is not None:
                 self._bundle.close()
 
-    def _load(self, load: Load) -> Model:
+    def _load(self, wish: Wish) -> None:
+        """Called with the lock held."""
         self.state = "loading"
+        self._model = None
         try:
             bundle, self._bundle = self._bundle or self._reopen(), None
             try:
-                model = load(bundle)
+                self._open(bundle, Opener(bundle.manifest, wish))
             except BaseException:
                 bundle.close()
-                raise
-            self.state = "warming"
-            try:
-                _warm_up(model)
-            except BaseException:
-                model.close()
                 raise
         except EdgeError as error:
             self.error, self.state = error, "failed"
@@ -138,8 +164,64 @@ class Slot:
         except BaseException:
             self.state = "staged"
             raise
+
+    def _open(self, bundle: Bundle, opener: Opener) -> None:
+        opened = opener.open_now(bundle)
+        if opened is not None:
+            self.state = "warming"
+            try:
+                prove(bundle, opened)
+            except BaseException as error:
+                opened.session.close()
+                if not opener.to_build or not isinstance(error, EngineError):
+                    raise
+                log.warning("%s: nothing serves until it is built: %s", self.name, error)
+                opened = None
+        if opener.to_build:
+            self._begin(opener, opened)
+        if opened is None:
+            self.state = "building"
+            bundle.close()
+            return
+        self._model = Model(bundle, opened, is_interim=bool(opener.to_build))
         self.state = "ready"
-        return model
+
+    def _begin(self, opener: Opener, interim: Opened | None) -> None:
+        """Build what is better than ``interim``."""
+
+        def succeed(opened: Opened, bundle: Bundle) -> None:
+            with self._lock:
+                self._take(opened, bundle)
+
+        def fail(error: EdgeError) -> None:
+            with self._lock:
+                self._build = None
+                model = self._model
+                if self._is_closed:
+                    return
+                if model is not None and interim is not None:
+                    log.error("%s stays a fallback: %s", self.name, error)
+                    model.opened = opener.revised(interim)
+                else:
+                    log.error("%s %s: %s", self.name, self.version, error)
+                    self.error, self.state = error, "failed"
+
+        self._build = Build(opener, self._reopen, succeed, fail)
+        self._build.start()
+
+    def _take(self, opened: Opened, bundle: Bundle) -> None:
+        """Serve what was built; called with the lock held."""
+        self._build = None
+        if self._is_closed:
+            opened.session.close()
+            bundle.close()
+        elif self._model is None:
+            self._model = Model(bundle, opened)
+            self.state = "ready"
+        else:
+            bundle.close()
+            if not self._model.replace(opened):  # it was closed, and is loaded anew if asked for
+                opened.session.close()
 
     def _reopen(self) -> Bundle:
         bundle = open_bundle(self.path)
@@ -147,15 +229,3 @@ class Slot:
             bundle.close()
             raise BundleError(f"{self.path} was replaced since the runtime found it")
         return bundle
-
-
-def _warm_up(model: Model) -> None:
-    """The first inferences are slow: let the goldens be those, and believe what they say."""
-    for result in model.verify_goldens():
-        if not result.passed:
-            raise EngineError(
-                f"{model.variant.id} does not answer as the source model did: golden "
-                f"{result.golden}, output {result.output} is off by {result.max_abs_error:.3g}, "
-                f"allowed is {result.tolerance:.3g}",
-                hint=f"compare all variants with: edge verify {model.path}",
-            )

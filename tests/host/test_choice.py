@@ -33,7 +33,7 @@ def ids(choice: Choice) -> list[str]:
 
 
 def reason(choice: Choice, wish: Wish) -> str:
-    return explain(choice.candidates[0], choice.preferred, choice.obstacles, wish)
+    return explain(choice.candidates[0], choice, choice.obstacles, wish, "")
 
 
 def test_the_variant_chosen_at_conversion_comes_first(make_variant: MakeVariant) -> None:
@@ -135,6 +135,78 @@ def test_a_requirement_that_the_machine_does_not_meet_is_an_obstacle(
     assert choice.obstacles == {"ov": "it needs sm 87, this machine has none"}
     met = Machine({"openvino": READY}, facts={"sm": "87"})
     assert ids(choose(manifest(variant), met, Wish())) == ["ov"]
+
+
+STANDING_IN = Availability(
+    ready=True,
+    version="1.31",
+    devices=("cpu", "cuda", "tensorrt"),
+    stands_in={"tensorrt": ("tensorrt", "cuda", "cpu")},
+)
+JETSON = Machine(
+    {"tensorrt": ABSENT, "onnxruntime": STANDING_IN}, order=("tensorrt", "onnxruntime")
+)
+
+
+def runs(choice: Choice) -> list[tuple[str, str, str]]:
+    return [(one.variant.id, one.engine, one.device) for one in choice.candidates]
+
+
+def test_another_engine_stands_in_for_one_that_is_not_here(make_variant: MakeVariant) -> None:
+    """On its accelerators before an ordinary variant runs on the CPU, on the CPU after all else."""
+    given = manifest(
+        make_variant("int8", "tensorrt", chosen=True),
+        make_variant("fp16", "tensorrt"),
+        make_variant("ort", "onnxruntime"),
+    )
+    choice = choose(given, JETSON, Wish())
+    assert runs(choice) == [
+        ("int8", "onnxruntime", "tensorrt"),
+        ("int8", "onnxruntime", "cuda"),
+        ("fp16", "onnxruntime", "tensorrt"),
+        ("fp16", "onnxruntime", "cuda"),
+        ("ort", "onnxruntime", "cpu"),
+        ("int8", "onnxruntime", "cpu"),
+        ("fp16", "onnxruntime", "cpu"),
+    ]
+    assert reason(choice, Wish()) == (
+        "int8 was chosen at conversion but its own engine can not run it here: "
+        "tensorrt is not available: it is not installed; onnxruntime runs int8 on tensorrt"
+    )
+    assert choice.candidates[0].label == "int8 through onnxruntime on tensorrt"
+
+
+def test_an_engine_of_its_own_comes_before_those_that_stand_in(make_variant: MakeVariant) -> None:
+    own = Availability(ready=True, version="10.3.0", devices=("gpu",))
+    machine = Machine({"tensorrt": own, "onnxruntime": STANDING_IN}, order=JETSON.order)
+    given = manifest(make_variant("int8", "tensorrt"), make_variant("fp16", "tensorrt"))
+    assert runs(choose(given, machine, Wish()))[:3] == [
+        ("fp16", "tensorrt", "gpu"),
+        ("int8", "tensorrt", "gpu"),
+        ("fp16", "onnxruntime", "tensorrt"),
+    ]
+
+
+def test_an_engine_that_is_named_has_no_stand_in(make_variant: MakeVariant) -> None:
+    given = manifest(make_variant("int8", "tensorrt"))
+    assert runs(choose(given, JETSON, Wish(engine="tensorrt"))) == []
+    assert len(choose(given, JETSON, Wish(variant="int8")).candidates) == 3
+
+
+def test_a_stand_in_runs_on_the_device_that_was_asked_for(make_variant: MakeVariant) -> None:
+    given = manifest(make_variant("int8", "tensorrt"))
+    for device, expected in (("cuda", ["cuda"]), ("gpu", ["tensorrt", "cuda", "cpu"])):
+        choice = choose(given, JETSON, Wish(options={"device": device}))
+        assert [one.device for one in choice.candidates] == expected
+
+
+def test_a_stand_in_meets_all_requirements_but_those_of_the_engine(
+    make_variant: MakeVariant,
+) -> None:
+    one = make_variant("int8", "tensorrt", requires={"tensorrt": ">=10.3,<11"})
+    assert len(choose(manifest(one), JETSON, Wish()).candidates) == 3
+    other = make_variant("fp8", "tensorrt", requires={"tensorrt": ">=10.3", "sm": ">=89"})
+    assert choose(manifest(other), JETSON, Wish()).candidates == ()
 
 
 def test_an_unknown_fallback_is_refused() -> None:

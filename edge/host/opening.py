@@ -1,0 +1,270 @@
+"""Opens variants of one bundle as the caller wished, and remembers what stood against some."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from edge.core import plugins
+from edge.core.build import EngineBuilder
+from edge.core.contracts import Placement, Session
+from edge.core.errors import EdgeError, EngineError, UnavailableError, UnsupportedError
+from edge.host import goldens
+from edge.host.choice import Candidate, Wish, choose, explain
+from edge.host.machine import machine_for, profile_of
+
+if TYPE_CHECKING:
+    from edge.bundle import Bundle
+    from edge.core.build import EngineBuild, Progress
+    from edge.core.manifest import Manifest, Variant
+
+log = logging.getLogger(__name__)
+
+REFUSALS = (EngineError, UnavailableError, UnsupportedError)
+"""What an engine raises that can not open or build a variant; the next candidate may do."""
+
+
+class Opened(NamedTuple):
+    """A candidate that runs: ``choice`` says why this one."""
+
+    candidate: Candidate
+    session: Session
+    choice: str
+    is_fallback: bool
+
+    @property
+    def variant(self) -> Variant:
+        return self.candidate.variant
+
+
+class Opener:
+    """Opens what ``candidates`` holds, best first; one thread uses it at a time.
+
+    ``to_build`` are those that ``open_now`` passed over, as their engines have to be built first.
+
+    Raises:
+        NotFoundError: The bundle has no variant of that id, or there is no such engine.
+        UnavailableError: Nothing in it can run here.
+    """
+
+    def __init__(self, manifest: Manifest, wish: Wish) -> None:
+        if wish.engine:
+            plugins.backend(wish.engine)  # an engine that does not exist has an error of its own
+        self.to_build: list[Candidate] = []
+        self._name = manifest.name
+        self._profile = profile_of(manifest)
+        self._wish = wish
+        self.choice = choose(manifest, machine_for(manifest, self._profile), wish)
+        self._obstacles = dict(self.choice.obstacles)
+        self._errors: dict[str, EdgeError] = {}
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Raises ``UnavailableError`` where there is none."""
+        if not self.choice.candidates:
+            why = "; ".join(f"{name}: {reason}" for name, reason in self._obstacles.items())
+            raise UnavailableError(
+                f"no variant of {self._name} can run here: {why}", hint=self.choice.hint
+            )
+        return self.choice.candidates
+
+    def open_best(self, bundle: Bundle) -> Opened:
+        """The first candidate that opens, built before if need be.
+
+        Raises:
+            EdgeError: None does; this is what stood against the first one.
+        """
+        for candidate in self.candidates:
+            opened = self._try(bundle, candidate)
+            if opened is not None:
+                return opened
+        raise self.error_of(self.candidates[0])
+
+    def open_now(self, bundle: Bundle) -> Opened | None:
+        """The first candidate that opens and need not be built; None if only others are left.
+
+        Raises:
+            EdgeError: No candidate opens, and none is to be built.
+        """
+        for candidate in self.candidates:
+            if self._has_to_wait(bundle, candidate):
+                self.to_build.append(candidate)
+                continue
+            opened = self._try(bundle, candidate)
+            if opened is not None:
+                return opened
+        if not self.to_build:
+            raise self.error_of(self.candidates[0])
+        return None
+
+    def open_built(self, bundle: Bundle, candidate: Candidate) -> Opened | None:
+        """Open one that was built, if it does and answers its goldens."""
+        opened = self._try(bundle, candidate)
+        if opened is None:
+            return None
+        try:
+            prove(bundle, opened)
+        except BaseException as error:
+            opened.session.close()
+            if not isinstance(error, EngineError):
+                raise
+            self.note(candidate, error)
+            return None
+        return opened
+
+    def note(self, candidate: Candidate, error: EdgeError) -> None:
+        """Remember why a candidate does not run."""
+        self._errors[candidate.label] = error
+        self._obstacles[candidate.label] = str(error)
+
+    def error_of(self, candidate: Candidate) -> EdgeError:
+        return self._errors[candidate.label]
+
+    def revised(self, opened: Opened) -> Opened:
+        """The same session, explained by what has become known since it was opened."""
+        session, candidate = opened.session, opened.candidate
+        session.placement = self._seen_from_outside(session.placement, candidate)
+        return opened._replace(choice=self._explain(candidate))
+
+    def build(
+        self, bundle: Bundle, candidate: Candidate, progress: Progress | None
+    ) -> EngineBuild | None:
+        """Make the engine of a candidate, or find it; None if it needs none.
+
+        Raises:
+            UnavailableError: There is no device or no room.
+            EngineError: The engine can't be built.
+        """
+        builder = _builder_of(candidate)
+        if builder is None:
+            return None
+        variant = candidate.variant
+        folder = bundle.extract_variant(variant.id)
+        options = self._options(candidate)
+        return builder.build(variant, folder, self._profile, options, progress)
+
+    def is_built(self, bundle: Bundle, candidate: Candidate) -> bool:
+        """Whether ``open`` finds all that it needs."""
+        builder = _builder_of(candidate)
+        if builder is None:
+            return True
+        variant = candidate.variant
+        folder = bundle.extract_variant(variant.id)
+        return builder.is_built(variant, folder, self._profile, self._options(candidate))
+
+    def _has_to_wait(self, bundle: Bundle, candidate: Candidate) -> bool:
+        if self._wish.fallback == "deny" and self._is_fallback(candidate):
+            return False  # it is refused anyway
+        if self.to_build and candidate.device == candidate.variant.engine:
+            return True  # another engine that would build the same thing
+        try:
+            return not self.is_built(bundle, candidate)
+        except REFUSALS:  # what is wrong is said when it is opened
+            return False
+
+    def _try(self, bundle: Bundle, candidate: Candidate) -> Opened | None:
+        try:
+            return self._open(bundle, candidate)
+        except REFUSALS as error:
+            self.note(candidate, error)
+            return None
+
+    def _is_fallback(self, candidate: Candidate) -> bool:
+        is_other = candidate.variant is not self.choice.preferred or candidate.is_stand_in
+        return is_other or candidate.device != candidate.wanted
+
+    def _explain(self, candidate: Candidate) -> str:
+        waiting = [one.variant.id for one in self.to_build if one.label not in self._obstacles]
+        building = "" if candidate in self.to_build or not waiting else waiting[0]
+        return explain(candidate, self.choice, self._obstacles, self._wish, building)
+
+    def _open(self, bundle: Bundle, candidate: Candidate) -> Opened:
+        reason = self._explain(candidate)
+        is_fallback = self._is_fallback(candidate)
+        if is_fallback:
+            self._permit(reason)
+        session = self._session(bundle, candidate)
+        is_fallback |= session.placement.is_fallback
+        return Opened(candidate, session, reason, is_fallback)
+
+    def _session(self, bundle: Bundle, candidate: Candidate) -> Session:
+        variant = candidate.variant
+        folder = bundle.extract_variant(variant.id)
+        backend = plugins.backend(candidate.engine)
+        start_s = time.monotonic()
+        is_built = self.is_built(bundle, candidate)
+        if not is_built:
+            log.info("%s: building the engine of %s for this machine", self._name, variant.id)
+        session = backend.open(variant, folder, self._profile, self._options(candidate))
+        if not is_built:
+            log.info("%s: built in %.1f s", self._name, time.monotonic() - start_s)
+        try:
+            self._judge(candidate, session.placement)
+        except UnavailableError:
+            session.close()
+            raise
+        session.placement = self._seen_from_outside(session.placement, candidate)
+        return session
+
+    def _judge(self, candidate: Candidate, placement: Placement) -> None:
+        """Whether a session may stay where the engine put it.
+
+        Raises:
+            UnavailableError: It may not.
+        """
+        if placement.is_fallback and candidate.is_stand_in:
+            raise UnavailableError(placement.reason)  # the next candidate is better than this
+        if placement.is_fallback:
+            self._permit(placement.reason)
+
+    def _seen_from_outside(self, placement: Placement, candidate: Candidate) -> Placement:
+        """The engine was asked for the device that is here; the variant wanted another one."""
+        if candidate.is_stand_in:
+            own = candidate.variant.engine
+            why = self._obstacles.get(candidate.variant.id, f"{own} is being built")
+            reason = f"{candidate.engine} stands in for {own}: {why}"
+        elif candidate.device != candidate.wanted:
+            own, reason = candidate.wanted, f"there is no {candidate.wanted} here"
+        else:
+            return placement
+        return msgspec.structs.replace(placement, requested=own, is_fallback=True, reason=reason)
+
+    def _options(self, candidate: Candidate) -> dict[str, Any]:
+        of_profile = self._profile.runtimes.options.get(candidate.engine, {})
+        return {**of_profile, **self._wish.options, "device": candidate.device}
+
+    def _permit(self, reason: str) -> None:
+        """Let a fallback pass as the caller wished: silently, with a warning, or not at all."""
+        if self._wish.fallback == "deny":
+            raise UnavailableError(
+                f"{self._name} can not run as it is meant to, and fallback is denied: {reason}",
+                hint="allow it with fallback='warn'",
+            )
+        if self._wish.fallback == "warn":
+            log.warning("%s falls back: %s", self._name, reason)
+
+
+def prove(bundle: Bundle, opened: Opened) -> None:
+    """The first inferences are slow: let the goldens be those, and believe what they say.
+
+    Raises:
+        EngineError: One is not met.
+    """
+    for result in goldens.verify(bundle, opened.variant, opened.session):
+        if not result.passed:
+            raise EngineError(
+                f"{opened.variant.id} does not answer as the source model did: golden "
+                f"{result.golden}, output {result.output} is off by {result.max_abs_error:.3g}, "
+                f"allowed is {result.tolerance:.3g}",
+                hint=f"compare all variants with: edge verify {bundle.path}",
+            )
+
+
+def _builder_of(candidate: Candidate) -> EngineBuilder | None:
+    if candidate.is_stand_in:
+        return None
+    backend = plugins.backend(candidate.engine)
+    return backend if isinstance(backend, EngineBuilder) else None
