@@ -13,16 +13,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edge.bundle.durable import sync_folder
+from edge.core.cache import default_cache as default_cache
 from edge.core.errors import UnavailableError
 from edge.core.manifest import FileEntry
-
-
-def default_cache() -> Path:
-    """``$XDG_CACHE_HOME/edge``, by default ``~/.cache/edge``."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification says to ignore a relative path.
-    base = Path(home) if os.path.isabs(home) else Path(os.path.expanduser("~"), ".cache")
-    return base / "edge"
 
 
 def keep(files: Sequence[FileEntry], copy: Callable[[str, BinaryIO], None], cache: Path) -> Path:
