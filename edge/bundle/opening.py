@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from edge.bundle import archive, contents, store, tensors
+from edge.core.cache import default_cache
 from edge.core.errors import BundleError, InputError, NotFoundError
 from edge.core.manifest import Golden, Manifest, Variant
 
@@ -112,7 +113,7 @@ class Bundle:
             for chunk in self._chunks(contents.variant_path(variant_id, path)):
                 target.write(chunk)
 
-        return store.keep(variant.files, copy, cache or store.default_cache())
+        return store.keep(variant.files, copy, cache or default_cache())
 
     def verify(self) -> None:
         """Raise ``BundleError`` when the contents of any entry differ from their digest."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edge.bundle.durable import sync_folder
-from edge.core.cache import default_cache as default_cache
 from edge.core.errors import UnavailableError
 from edge.core.manifest import FileEntry
 

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edge.bundle.store import default_cache
 from edge.core import plugins
+from edge.core.cache import default_cache
 from edge.core.manifest import FileEntry
 
 Value = TypeVar("Value")

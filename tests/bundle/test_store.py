@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.bundle import Bundle, open_bundle, store
+from edge.bundle import Bundle, open_bundle
+from edge.core.cache import default_cache
 from edge.core.errors import BundleError, UnavailableError
 
 
@@ -49,7 +50,7 @@ def test_the_cache_is_where_xdg_says(
     assert folder.is_relative_to(tmp_path / "xdg/edge")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert store.default_cache() == tmp_path / "home/.cache/edge"
+    assert default_cache() == tmp_path / "home/.cache/edge"
 
 
 def test_an_incomplete_or_altered_extraction_is_done_again(bundle_path: Path, cache: Path) -> None:
