@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.core.build import read_plan
+from edge.core.cache import default_cache
 from edge.core.contracts import Availability, Placement, Session, agreed, ensure_ready, main_file
 from edge.core.errors import EngineError, InputError, MissingDependencyError, UnavailableError
 from edge.core.lazy import require
@@ -23,7 +25,16 @@ _PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+_STANDS_IN = {"tensorrt": ("tensorrt", "cuda", "cpu")}
+"""Variants for TensorRT are plain ONNX: pairs of Q and DQ, or casts. Devices, best first."""
+
+_BESIDE = {"tensorrt": ("cuda",)}
+"""Who takes the nodes that a provider does not, before the CPU does."""
+
 _DEVICES = {provider: device for device, provider in _PROVIDERS.items()}
+_AS_WRITTEN = "session.disable_quant_qdq"
+"""Signed pairs run as they are written: fused for the CPU they may saturate, and are no faster."""
+
 _DTYPES = {"float": "float32", "double": "float64"}
 _FATAL_ONLY = 4  # an error is raised, and so need not be printed as well
 
@@ -61,7 +72,10 @@ class OnnxRuntimeSession(Session):
 
 
 class OnnxRuntimeBackend:
-    """Options: ``device`` (cpu, cuda, tensorrt), ``threads``; others are session config entries."""
+    """Options: ``device`` (cpu, cuda, tensorrt), ``threads``; others are session config entries.
+
+    The options of a variant for another engine are not for this one, and left aside.
+    """
 
     name = "onnxruntime"
 
@@ -74,7 +88,13 @@ class OnnxRuntimeBackend:
         except Exception as error:  # a broken install must not break the list of engines
             return Availability(ready=False, reason=f"ONNX Runtime does not start: {error}")
         devices = tuple(device for device, name in _PROVIDERS.items() if name in providers)
-        return Availability(ready=True, version=onnxruntime.__version__, devices=devices)
+        stands_in = {
+            engine: tuple(device for device in wanted if device in devices)
+            for engine, wanted in _STANDS_IN.items()
+        }
+        return Availability(
+            ready=True, version=onnxruntime.__version__, devices=devices, stands_in=stands_in
+        )
 
     def open(
         self,
@@ -85,7 +105,8 @@ class OnnxRuntimeBackend:
     ) -> OnnxRuntimeSession:
         availability = self.availability()
         ensure_ready(self.name, availability)
-        settings = {**variant.options, **(options or {})}
+        is_own = variant.engine == self.name
+        settings = {**(variant.options if is_own else {}), **(options or {})}
         device = str(settings.pop("device", "cpu")).lower()
         if device not in availability.devices:
             raise UnavailableError(
@@ -93,12 +114,25 @@ class OnnxRuntimeBackend:
                 f"only {', '.join(availability.devices)}",
                 hint="install a wheel with that provider, or choose the device cpu",
             )
-        session = _create(main_file(variant, folder), _PROVIDERS[device], settings)
+        precision = variant.precision
+        if device == "cpu" and not is_own:
+            settings.setdefault(_AS_WRITTEN, 1)
+            precision = "fp32" if precision == "int8" else precision
+        path = main_file(variant, folder)
+        providers = _providers(device, availability.devices, variant, folder)
+        why = ""
+        try:
+            session = _create(path, providers, settings)
+        except EngineError as error:
+            if device == "cpu" or not is_own:
+                raise
+            why = str(error)
+            session = _create(path, providers[-1:], settings)
         return OnnxRuntimeSession(
             session,
             agreed(variant.inputs, _specs(session.get_inputs())),
             agreed(variant.outputs, _specs(session.get_outputs())),
-            _placement(session, device, variant.precision),
+            _placement(session, device, precision, why),
         )
 
 
@@ -108,7 +142,44 @@ def _engine() -> Any:
     return onnxruntime
 
 
-def _create(path: Path, provider: str, settings: dict[str, Any]) -> Any:
+def _providers(
+    device: str, devices: tuple[str, ...], variant: Variant, folder: Path
+) -> list[tuple[str, dict[str, str]]]:
+    """Who is to run the nodes, best first, each with its options.
+
+    The CPU is always named: the engine adds it by itself anyway, and now it is in the open.
+    """
+    beside = (one for one in _BESIDE.get(device, ()) if one in devices)
+    names = dict.fromkeys((device, *beside, "cpu"))
+    options = {"tensorrt": _tensorrt_options(variant, folder)} if device == "tensorrt" else {}
+    return [(_PROVIDERS[name], options.get(name, {})) for name in names]
+
+
+def _tensorrt_options(variant: Variant, folder: Path) -> dict[str, str]:
+    """What the provider is told; its flags are read as ``True``, ``1`` is an error.
+
+    The provider builds without strong typing: precisions that are in the graph have to be allowed,
+    also INT8 for pairs of Q and DQ (https://github.com/microsoft/onnxruntime/issues/13381).
+    """
+    cache = default_cache() / "engines" / "onnxruntime"
+    options = {
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": str(cache / folder.name),
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": str(cache),
+    }
+    if variant.engine != "tensorrt":  # and so without a plan
+        return options
+    plan = read_plan(folder)
+    if plan.workspace_bytes:
+        options["trt_max_workspace_size"] = str(plan.workspace_bytes)
+    flags = [flag for flag in plan.flags if flag in ("fp16", "int8")]
+    return options | {f"trt_{flag}_enable": "True" for flag in flags}
+
+
+def _create(
+    path: Path, providers: list[tuple[str, dict[str, str]]], settings: Mapping[str, Any]
+) -> Any:
     onnxruntime = _engine()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
@@ -117,12 +188,18 @@ def _create(path: Path, provider: str, settings: dict[str, Any]) -> Any:
     if may_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        options.intra_op_num_threads = int(settings.pop("threads", 0))
+        options.intra_op_num_threads = int(settings.get("threads", 0))
         for key, value in settings.items():
-            options.add_session_config_entry(key, str(value))
-        # The CPU is always named: the engine adds it by itself anyway, and now it is in the open.
-        providers = list(dict.fromkeys([provider, _PROVIDERS["cpu"]]))
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+            if key != "threads":
+                options.add_session_config_entry(key, str(value))
+        for _, told in providers:
+            if "trt_engine_cache_path" in told:
+                Path(told["trt_engine_cache_path"]).mkdir(parents=True, exist_ok=True)
+        # Its own fallback would go on without the provider, also later on while it runs, and say
+        # so on the terminal alone.
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=providers, enable_fallback=0
+        )
     except Exception as error:
         raise EngineError(
             f"ONNX Runtime can not load {path.name}: {error}",
@@ -144,14 +221,14 @@ def may_saturate(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return True
 
 
-def _placement(session: Any, device: str, precision: str) -> Placement:
+def _placement(session: Any, device: str, precision: str, why: str = "") -> Placement:
     """Fallback is silent in ONNX Runtime: compare what was asked for with what it reports."""
     wanted, got = _PROVIDERS[device], session.get_providers()
     shares = _shares(session)
     actual = _DEVICES.get(got[0], got[0])
     reason = ""
     if wanted not in got:
-        reason = f"ONNX Runtime dropped {wanted} while loading"
+        reason = f"ONNX Runtime dropped {wanted} while loading" + (f": {why}" if why else "")
     elif shares and wanted not in shares:
         reason = f"ONNX Runtime gave {wanted} not one node"
         actual = ", ".join(_DEVICES.get(name, name) for name in shares)
@@ -182,7 +259,10 @@ def _executed_precision(precision: str, device: str) -> str:
     """The CPU provider computes FP16 graphs in FP32 between inserted casts, but for Arm.
 
     Seen in a profile of 1.31 on x86-64: ``InsertedPrecisionFreeCast_*``, and float32 kernels.
+    CUDA's has no kernels for pairs of Q and DQ: what lies between runs in their float type.
     """
+    if precision == "int8" and device == "cuda":
+        return "float"
     is_arm = platform.machine().lower() in ("aarch64", "arm64")
     return "fp32" if device == "cpu" and precision == "fp16" and not is_arm else precision
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge.core.errors import EdgeError, EngineError
-from edge.host.opening import REFUSALS
+from edge.host.opening import REFUSALS, run_goldens
 
 if TYPE_CHECKING:
     from edge.bundle import Bundle
@@ -116,7 +116,7 @@ class Build:
             if self._is_unwanted:
                 return None
             self._follow(name, "verifying", 1.0)
-            opened = opener.open_built(bundle, candidate)
+            opened = opener.open_proven(bundle, candidate, run_goldens)
             if opened is not None:
                 return opened
         raise opener.error_of(opener.to_build[0])

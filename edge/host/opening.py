@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -38,6 +39,9 @@ class Opened(NamedTuple):
     @property
     def variant(self) -> Variant:
         return self.candidate.variant
+
+
+Prove = Callable[["Bundle", Opened], None]
 
 
 class Opener:
@@ -83,25 +87,25 @@ class Opener:
                 return opened
         raise self.error_of(self.candidates[0])
 
-    def open_now(self, bundle: Bundle) -> Opened | None:
-        """The first candidate that opens and need not be built; None if only others are left.
+    def open_now(self, bundle: Bundle, prove: Prove) -> Opened | None:
+        """The first candidate that opens and proves right, or None if one is still to be built.
 
         Raises:
-            EdgeError: No candidate opens, and none is to be built.
+            EdgeError: No candidate does, and none is to be built.
         """
         for candidate in self.candidates:
             if self._has_to_wait(bundle, candidate):
                 self.to_build.append(candidate)
                 continue
-            opened = self._try(bundle, candidate)
+            opened = self.open_proven(bundle, candidate, prove)
             if opened is not None:
                 return opened
         if not self.to_build:
             raise self.error_of(self.candidates[0])
         return None
 
-    def open_built(self, bundle: Bundle, candidate: Candidate) -> Opened | None:
-        """Open one that was built, if it does and answers its goldens."""
+    def open_proven(self, bundle: Bundle, candidate: Candidate, prove: Prove) -> Opened | None:
+        """Open one, if it does and ``prove``, which raises ``EngineError``, finds it right."""
         opened = self._try(bundle, candidate)
         if opened is None:
             return None
@@ -247,7 +251,7 @@ class Opener:
             log.warning("%s falls back: %s", self._name, reason)
 
 
-def prove(bundle: Bundle, opened: Opened) -> None:
+def run_goldens(bundle: Bundle, opened: Opened) -> None:
     """The first inferences are slow: let the goldens be those, and believe what they say.
 
     Raises:

@@ -11,11 +11,11 @@ import msgspec
 
 from edge.bundle import Bundle, open_bundle
 from edge.core.contracts import Placement
-from edge.core.errors import BundleError, EdgeError, EngineError, UnavailableError
+from edge.core.errors import BundleError, EdgeError, UnavailableError
 from edge.host.building import Build, BuildProgress
 from edge.host.choice import Wish
 from edge.host.model import Model
-from edge.host.opening import Opened, Opener, prove
+from edge.host.opening import Opened, Opener, run_goldens
 from edge.host.statistics import Snapshot
 
 log = logging.getLogger(__name__)
@@ -166,17 +166,7 @@ class Slot:
             raise
 
     def _open(self, bundle: Bundle, opener: Opener) -> None:
-        opened = opener.open_now(bundle)
-        if opened is not None:
-            self.state = "warming"
-            try:
-                prove(bundle, opened)
-            except BaseException as error:
-                opened.session.close()
-                if not opener.to_build or not isinstance(error, EngineError):
-                    raise
-                log.warning("%s: nothing serves until it is built: %s", self.name, error)
-                opened = None
+        opened = opener.open_now(bundle, self._warm_up)
         if opener.to_build:
             self._begin(opener, opened)
         if opened is None:
@@ -185,6 +175,10 @@ class Slot:
             return
         self._model = Model(bundle, opened, is_interim=bool(opener.to_build))
         self.state = "ready"
+
+    def _warm_up(self, bundle: Bundle, opened: Opened) -> None:
+        self.state = "warming"
+        run_goldens(bundle, opened)
 
     def _begin(self, opener: Opener, interim: Opened | None) -> None:
         """Build what is better than ``interim``."""

@@ -9,10 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 import edge
+from edge.core import plugins
 from edge.core.contracts import Session
 from edge.core.errors import EngineError, UnavailableError
 from edge.core.manifest import Variant
@@ -246,6 +248,31 @@ def test_the_next_variant_is_built_where_the_first_can_not_be(
         now = status(runtime)
         assert (now.variant, now.is_fallback) == ("fp16", True)
         assert now.choice == "int8 was chosen at conversion but can not run here: no room"
+
+
+def test_a_stand_in_that_would_build_the_same_waits_for_its_turn(
+    bundle: Path, forge: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    null = plugins.backend("null")
+    ready = msgspec.structs.replace(null.availability(), stands_in={"forge": ("forge",)})
+    opened: list[str] = []
+    real_open = null.open
+
+    def watched_open(variant: Variant, *args: Any) -> Session:
+        opened.append(variant.id)
+        return real_open(variant, *args)
+
+    monkeypatch.setattr(null, "availability", lambda: ready)
+    monkeypatch.setattr(null, "open", watched_open)
+    forge.fail["made"] = EngineError("out of memory while hammering")
+    with edge.Runtime(bundle) as runtime:
+        runtime.model("product")
+        assert opened == ["null-fp32"]
+        finish(forge)
+        assert opened == ["null-fp32", "made"]
+        now = status(runtime)
+        assert (now.variant, now.is_fallback, now.building) == ("null-fp32", True, None)
+        assert "out of memory while hammering" in now.choice
 
 
 def test_an_engine_that_is_there_is_opened_at_once(bundle: Path, forge: Any) -> None:

@@ -217,3 +217,21 @@ def test_options_reach_the_engine(make_bundle: MakeBundle) -> None:
     runtime = edge.Runtime(make_bundle(), options={"device": "npu"}, fallback="deny")
     with runtime, pytest.raises(UnavailableError, match="no npu here"):
         runtime.model("product")
+
+
+def test_a_variant_that_answers_wrongly_gives_way_to_the_next(
+    make_bundle: MakeBundle, make_variant: MakeVariant, engine: str, product: bytes
+) -> None:
+    path = make_bundle(
+        make_variant("wrong", engine, chosen=True),
+        make_variant(),
+        model=product,
+        expected=np.zeros((1, 4), np.float32),
+    )
+    with edge.Runtime(path) as runtime:
+        model = runtime.model("product")
+        assert (model.variant.id, model.is_fallback) == ("null-fp32", True)
+        assert "wrong does not answer as the source model did" in model.choice
+    with edge.Runtime(path, fallback="deny") as runtime:
+        runtime.load_all()
+        assert runtime.status()[0].state == "failed"
