@@ -129,7 +129,8 @@ class OnnxConverter:
         if request.precision == "int4" or "method" in request.options:
             return ()
         samples = require_samples(request.calibration, variant.inputs, SAMPLES)
-        return onnx_sensitivity.sensitivities(folder / FILE, list(samples))
+        model = require("onnx", extra=EXTRA).load_model(folder / FILE)
+        return onnx_sensitivity.sensitivities(model, list(samples))
 
     def excluding(self, variant: Variant, recipe: Recipe, nodes: tuple[str, ...]) -> Recipe:
         """Ranges are found anew: all of them cost one pass over the samples."""

@@ -17,9 +17,9 @@ from converters._operators import tensorrt as operators
 from converters._quantization import onnx_sensitivity
 from converters._quantization.samples import CalibrationSamples, require_samples
 from converters._quantization.sensitivity import SAMPLES
-from converters._tensorrt import half, planning, quantizing, rules
+from converters._tensorrt import half, planning, quantizing, rules, trial
 from converters._tensorrt.calibration import peaks
-from converters._tensorrt.emulation import emulated
+from converters._tensorrt.emulation import OPTIONS, emulated
 from edge.core.build import PLAN_FILE
 from edge.core.contracts import (
     Availability,
@@ -50,9 +50,6 @@ HALF_SCALES_OPSET = 19
 
 PER_CHANNEL_OPSET = 13
 
-EMULATED = {"session.disable_quant_qdq": "1"}
-"""Pairs round as they are written, and are not fused into kernels of other arithmetic."""
-
 
 class TensorRtConverter:
     """Writes ONNX files that TensorRT's parser takes as they are, strongly typed where it can."""
@@ -71,14 +68,20 @@ class TensorRtConverter:
         return Availability(ready=True, version=metadata.version("onnx"))
 
     def check(self, model: Path, profile: DeviceProfile) -> list[Finding]:
-        """Say what TensorRT's parser will refuse."""
+        """Say what TensorRT's parser will refuse; TensorRT-RTX is asked where it is installed."""
         if model.suffix != Path(FILE).suffix:
             hint = "convert it to ONNX first, or choose an OpenVINO target"
             return [Finding("error", f"TensorRT does not read {model.suffix}", hint=hint)]
-        onnx = require("onnx", extra=EXTRA)
-        graph = onnx.load_model(model, load_external_data=False).graph
-        found = shape_findings(_specs(graph.input), profile)
-        return [*found, *operators.findings(model)]
+        try:
+            graph = _load(model)
+        except ModelError as error:
+            return [Finding("error", str(error), hint=error.hint)]
+        found = [*shape_findings(_specs(graph.graph.input), profile), *operators.findings(graph)]
+        asked = trial.parse(model) if trial.is_possible() and not found else None
+        if asked is not None and asked.error:
+            message = f"the parser of TensorRT-RTX {asked.version}: {asked.error}"
+            found.append(Finding("warning", message, nodes=asked.nodes))
+        return found
 
     def recipes(self, precision: str) -> dict[str, Recipe]:
         """Several for INT8."""
@@ -90,8 +93,7 @@ class TensorRtConverter:
 
     def convert(self, request: ConvertRequest, into: Path) -> Variant:
         """Write ``model.onnx`` and ``plan.json``."""
-        onnx = require("onnx", extra=EXTRA)
-        model = onnx.load_model(request.model)
+        model = _load(request.model)
         inputs, outputs = _specs(model.graph.input), _specs(model.graph.output)
         for finding in shape_findings(inputs, request.profile):
             raise ModelError(finding.message, hint=finding.hint)
@@ -132,7 +134,7 @@ class TensorRtConverter:
         if request.precision != "int8":
             return ()
         samples = require_samples(request.calibration, variant.inputs, SAMPLES)
-        model = require("onnx", extra=EXTRA).load_model(folder / FILE)
+        model = _load(folder / FILE)
         return onnx_sensitivity.sensitivities(emulated(model), list(samples))
 
     def excluding(self, variant: Variant, recipe: Recipe, nodes: tuple[str, ...]) -> Recipe:
@@ -145,11 +147,20 @@ class TensorRtConverter:
 
     def emulation(self, variant: Variant, folder: Path, into: Path) -> Variant:
         """The same graph with its roundings written out in FP32, for ONNX Runtime on the CPU."""
-        model = emulated(require("onnx", extra=EXTRA).load_model(folder / FILE))
+        model = emulated(_load(folder / FILE))
         entry = _write(into / FILE, model.SerializeToString())
         return msgspec.structs.replace(
-            variant, engine="onnxruntime", files=(entry,), options=EMULATED, requires={}
+            variant, engine="onnxruntime", files=(entry,), options=dict(OPTIONS), requires={}
         )
+
+
+def _load(path: Path) -> ModelProto:
+    onnx = require("onnx", extra=EXTRA)
+    try:
+        model: ModelProto = onnx.load_model(path)
+    except Exception as error:  # protobuf's DecodeError, whose home differs between versions
+        raise ModelError(f"{path.name} is no ONNX model, or is damaged") from error
+    return model
 
 
 def _half(model: ModelProto, samples: list[Feeds]) -> tuple[ModelProto, tuple[str, ...]]:
@@ -165,7 +176,8 @@ def _quantized(
     tuning = quantizing.tuning_of(request.options)
     samples = require_samples(request.calibration, inputs, tuning.samples)
     is_typed = planning.is_strongly_typed(request.profile)
-    has_half = is_typed and "fp16" in request.profile.precision.legal
+    takes_half = is_typed and "fp16" in request.profile.precision.legal
+    has_half = takes_half and request.profile.onnx.opset >= HALF_SCALES_OPSET
     needed = HALF_SCALES_OPSET if has_half or request.precision == "fp8" else PER_CHANNEL_OPSET
     model = _raised(model, needed, request)
     form = quantizing.Form(request.precision, has_half, has_weight_pairs=not is_typed)

@@ -6,16 +6,13 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from edge.core.contracts import Finding
-from edge.core.lazy import require
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from onnx import GraphProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 _REFUSED = (
     "Bernoulli BitShift BlackmanWindow Col2Im ConcatFromSequence ConvInteger DFT Det "
-    "DynamicQuantizeLinear HammingWindow HannWindow Hardmax ImageDecoder MatMulInteger "
+    "DynamicQuantizeLinear HammingWindow HannWindow ImageDecoder MatMulInteger "
     "MaxRoiPool MaxUnpool MelWeightMatrix Multinomial NegativeLogLikelihoodLoss Optional "
     "OptionalGetElement OptionalHasElement QLinearConv QLinearMatMul RegexFullMatch SequenceAt "
     "SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap "
@@ -33,9 +30,8 @@ TEXT, COMPLEX = (8,), (14, 15)
 """``TensorProto.DataType``."""
 
 
-def findings(path: Path) -> list[Finding]:
+def findings(model: ModelProto) -> list[Finding]:
     """Errors for nodes that are refused, a word on what is computed in another type."""
-    model = require("onnx", extra="convert").load_model(path, load_external_data=False)
     found: list[Finding] = []
     refused = [n for n in _nodes(model.graph) if n.op_type in REFUSED or n.domain not in DOMAINS]
     if refused:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters._quantization.sensitivity import ELEMENT_COST, Answers, rank
@@ -20,9 +19,8 @@ if TYPE_CHECKING:
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 
-def sensitivities(path: Path, samples: list[Feeds]) -> tuple[Sensitivity, ...]:
-    """Rank the quantized operators of the graph at ``path``. Weights stay rounded in all runs."""
-    model = require("onnx", extra="convert").load_model(path)
+def sensitivities(model: ModelProto, samples: list[Feeds]) -> tuple[Sensitivity, ...]:
+    """Rank the quantized operators of ``model``. Weights stay rounded in all runs."""
     costs = _costs(model, samples[0])
 
     def run(quantized: set[str]) -> Answers:
@@ -31,9 +29,11 @@ def sensitivities(path: Path, samples: list[Feeds]) -> tuple[Sensitivity, ...]:
     return rank(costs, run)
 
 
-def answers(model: ModelProto, samples: list[Feeds]) -> Answers:
-    """What ``model`` answers in ONNX Runtime on the CPU."""
-    session = open_session(model.SerializeToString())
+def answers(
+    model: ModelProto, samples: Iterable[Feeds], entries: Mapping[str, str] | None = None
+) -> Answers:
+    """What ``model`` answers in ONNX Runtime on the CPU, with ``entries`` in its options."""
+    session = open_session(model.SerializeToString(), entries)
     names = [output.name for output in session.get_outputs()]
     return [dict(zip(names, session.run(names, dict(f)), strict=True)) for f in samples]
 

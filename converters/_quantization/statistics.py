@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from converters._quantization.remembered import Remembered, key_of
@@ -96,9 +96,11 @@ def with_outputs(model: ModelProto, tensors: list[str]) -> ModelProto:
     return copy
 
 
-def open_session(model: bytes) -> Any:
-    """An ONNX Runtime session on the CPU that keeps quiet."""
+def open_session(model: bytes, entries: Mapping[str, str] | None = None) -> Any:
+    """An ONNX Runtime session on the CPU that keeps quiet; ``entries`` are for its options."""
     onnxruntime = require("onnxruntime", extra="convert")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

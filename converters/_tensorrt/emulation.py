@@ -16,6 +16,9 @@ from edge.core.lazy import require
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+OPTIONS = {"session.disable_quant_qdq": "1"}
+"""For ONNX Runtime: pairs round as they are written, and are not fused into other arithmetic."""
+
 ROUNDED, EXACT = "/rounded", "/exact"
 
 

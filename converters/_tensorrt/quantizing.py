@@ -13,7 +13,7 @@ from converters._quantization.onnx_sensitivity import answers
 from converters._quantization.refinement import CAREFUL, PLAIN, even_out, refine
 from converters._tensorrt import half
 from converters._tensorrt.calibration import Magnitudes, magnitudes, peaks
-from converters._tensorrt.emulation import emulated
+from converters._tensorrt.emulation import OPTIONS, emulated
 from converters._tensorrt.network import inferred, network_of
 from converters._tensorrt.placement import Placement, place
 from converters._tensorrt.writing import joined, write
@@ -100,11 +100,14 @@ def quantize(model: ModelProto, samples: Sequence[Feeds], tuning: Tuning, form: 
         ModelError: Nothing in it gains by it.
     """
     judged = samples[:JUDGED]
-    expected = answers(model, list(judged))
+    expected = answers(model, judged)
     network = network_of(model, judged[0])
     placement = place(network, tuning.exclude)
     if not placement.layers:
-        why = "; ".join(dict.fromkeys(placement.left_alone.values())) or "it has no such layer"
+        why = (
+            "; ".join(dict.fromkeys(placement.left_alone.values()))
+            or "it has none outside of If and Loop"
+        )
         raise ModelError(
             f"{form.precision} pays in no layer of the model: {why}", hint="keep it in fp16"
         )
@@ -124,7 +127,7 @@ def quantize(model: ModelProto, samples: Sequence[Feeds], tuning: Tuning, form: 
             form.precision,
             has_weight_pairs=form.has_weight_pairs,
         )
-        closeness = closeness_db(expected, answers(emulated(graph), list(judged)))
+        closeness = closeness_db(expected, answers(emulated(graph), judged, OPTIONS))
         log.info("%s: %.1f dB from float", title, closeness)
         if best is None or closeness > best.closeness_db:
             best = Quantized(graph, closeness, title, placement, in_float)

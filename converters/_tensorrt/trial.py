@@ -21,7 +21,7 @@ CAPABILITY = "SM86"
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """What came of it. Without ``engine``, ``error`` says why; ``nodes`` are those it names."""
+    """What came of it: an engine, or an ``error`` and the ``nodes`` that it names."""
 
     version: str
     engine: bytes = b""
@@ -37,19 +37,20 @@ def version() -> str:
     return metadata.version("tensorrt-rtx")
 
 
+def parse(path: Path) -> Trial:
+    """What the parser says to the graph at ``path``; an empty ``error`` if it takes every node."""
+    trt = require(MODULE, extra="convert")
+    return _parsed(trt, trt.Builder(_logger(trt, [])), path)[0]
+
+
 def try_out(path: Path, plan: BuildPlan, capability: str = CAPABILITY) -> Trial:
     """Parse the graph at ``path`` and build it for an NVIDIA GPU of ``capability``."""
     trt = require(MODULE, extra="convert")
     heard: list[str] = []
-    logger = _logger(trt, heard)
-    builder = trt.Builder(logger)
-    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(flags)
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(path)):
-        errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        nodes = tuple(dict.fromkeys(error.node_name() for error in errors if error.node_name()))
-        return Trial(version(), error="; ".join(error.desc() for error in errors), nodes=nodes)
+    builder = trt.Builder(_logger(trt, heard))
+    parsed, network = _parsed(trt, builder, path)
+    if parsed.error:
+        return parsed
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
@@ -59,6 +60,17 @@ def try_out(path: Path, plan: BuildPlan, capability: str = CAPABILITY) -> Trial:
     if built is None:
         return Trial(version(), error="; ".join(heard) or "it builds no engine")
     return Trial(version(), bytes(built))
+
+
+def _parsed(trt: Any, builder: Any, path: Path) -> tuple[Trial, Any]:
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, builder.logger)
+    if parser.parse_from_file(str(path)):
+        return Trial(version()), network
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    nodes = tuple(dict.fromkeys(error.node_name() for error in errors if error.node_name()))
+    what = "; ".join(dict.fromkeys(error.desc() for error in errors)) or "no reason is given"
+    return Trial(version(), error=what, nodes=nodes), network
 
 
 def _profile(builder: Any, shapes: dict[str, ShapeRange]) -> Any:
