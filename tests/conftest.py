@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 # Before numpy comes: the workers of a parallel run have a core each, and share no more of them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 from hypothesis import settings
+
+from edge.core import plugins
+from edge.core.build import EngineBuild, Progress
+from edge.core.contracts import Availability, Placement, Session
+from edge.core.manifest import Variant
+from edge.core.profile import DeviceProfile
 
 # The same examples on every run: a failure in CI is a failure at the desk.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -40,3 +49,106 @@ def real_data() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip("needs the measurement data beside the checkout (../shared/data)")
     return folder
+
+
+class ForgeSession(Session):
+    """Answers one number everywhere."""
+
+    def __init__(self, variant: Variant, answer: float) -> None:
+        self.inputs, self.outputs = variant.inputs, variant.outputs
+        self.placement = Placement("anvil", "anvil", {"anvil": 1.0}, variant.precision)
+        self.answer = answer
+        self.closed = 0
+
+    def _run(self, feeds: Any) -> dict[str, np.ndarray]:
+        assert not self.closed
+        return {
+            spec.name: np.full((len(feeds["x"]), *spec.shape[1:]), self.answer, np.float32)
+            for spec in self.outputs
+        }
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Forge:
+    """An engine that has to be made first.
+
+    A build sets ``started`` and waits for ``go``; ``fail`` says by variant what it raises.
+    """
+
+    name = "forge"
+
+    def __init__(self) -> None:
+        self.is_ready = True
+        self.version = "10.3.0"
+        self.answer = 0.0
+        self.fail: dict[str, Exception] = {}
+        self.built: set[str] = set()
+        self.asked: list[dict[str, Any]] = []
+        self.sessions: list[ForgeSession] = []
+        self.started, self.go = threading.Event(), threading.Event()
+
+    def finish(self) -> None:
+        """Let builds end, and wait until what comes of them is there."""
+        self.go.set()
+        for thread in threading.enumerate():
+            if thread.name == "edge-build":
+                thread.join(20)
+
+    def availability(self) -> Availability:
+        if not self.is_ready:
+            return Availability(ready=False, reason="the fire is out", hint="light it")
+        return Availability(ready=True, version=self.version, devices=("anvil",))
+
+    def is_built(self, variant: Variant, *_: object) -> bool:
+        return variant.id in self.built
+
+    def build(
+        self,
+        variant: Variant,
+        folder: Path,
+        profile: DeviceProfile,
+        options: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> EngineBuild:
+        self.asked.append(dict(options or {}))
+        was_there = variant.id in self.built
+        if not was_there:
+            if progress:
+                progress("hammering", 0.42)
+            self.started.set()
+            assert self.go.wait(20)
+            if variant.id in self.fail:
+                raise self.fail[variant.id]
+            self.built.add(variant.id)
+        return EngineBuild(folder / "engine", 1_500_000, 0.0 if was_there else 2.5, was_there)
+
+    def open(
+        self,
+        variant: Variant,
+        folder: Path,
+        profile: DeviceProfile,
+        options: Mapping[str, Any] | None = None,
+    ) -> ForgeSession:
+        self.build(variant, folder, profile, options)
+        self.sessions.append(ForgeSession(variant, self.answer))
+        return self.sessions[-1]
+
+
+@pytest.fixture
+def forge(monkeypatch: pytest.MonkeyPatch) -> Iterator[Forge]:
+    """``forge`` is among the engines of this machine; builds end with the test."""
+    forge = Forge()
+    stems, backend = plugins.stems, plugins.backend
+
+    def with_forge(package: str, suffix: str = ".py") -> list[str]:
+        found = stems(package, suffix)
+        return [*found, "forge"] if package == "runtimes" else found
+
+    monkeypatch.setattr(plugins, "stems", with_forge)
+    monkeypatch.setattr(
+        plugins, "backend", lambda name: forge if name == "forge" else backend(name)
+    )
+    yield forge
+    forge.finish()

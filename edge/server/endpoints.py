@@ -9,6 +9,7 @@ import msgspec
 from edge import __version__
 from edge.core.errors import InputError
 from edge.server.http.message import Request, Response
+from edge.server.inference import not_ready
 from edge.server.kserve import messages
 from edge.server.kserve.codec import MALFORMED
 from edge.server.kserve.datatypes import datatype_of
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from edge.server.inference import Inference
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
-_INDEX_STATES = {"ready": "READY", "loading": "LOADING", "warming": "LOADING"}
+_INDEX_STATES = {"ready": "READY", **dict.fromkeys(("loading", "building", "warming"), "LOADING")}
 
 
 class Endpoints:
@@ -47,7 +48,7 @@ class Endpoints:
         status = self._inference.status(name, version)
         is_ready = status.state == "ready"
         answer = {"ready": is_ready, **_state(status)}
-        return _readiness(answer, is_ready, f"model {name} {status.version} is {status.state}")
+        return _readiness(answer, is_ready, not_ready(status))
 
     def metadata(self, request: Request, name: str, version: str) -> Response:
         model = self._inference.find(name, version).model
@@ -55,7 +56,7 @@ class Endpoints:
             messages.ModelMetadata(
                 name=model.name,
                 versions=self._runtime.versions(name),
-                platform=model.variant.engine,
+                platform=model.engine,
                 inputs=[_tensor(spec) for spec in model.inputs],
                 outputs=[_tensor(spec) for spec in model.outputs],
             )
@@ -66,8 +67,8 @@ class Endpoints:
         return _json(
             messages.ModelConfig(
                 name=model.name,
-                platform=model.variant.engine,
-                backend=model.variant.engine,
+                platform=model.engine,
+                backend=model.engine,
                 input=[_config(spec) for spec in model.inputs],
                 output=[_config(spec) for spec in model.outputs],
             )

@@ -55,8 +55,14 @@ class Served:
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self.opened = model.opened
         self.codec = Codec(model.name, model.version, model.inputs, model.outputs)
         self.pace = Pace(model)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the model is loaded, with the session whose tensors the codec knows."""
+        return self.model.state == "ready" and self.model.opened is self.opened
 
 
 class Inference:
@@ -74,12 +80,11 @@ class Inference:
             UnavailableError: It is not ready yet, or will never be.
         """
         served = self._served.get((name, version))
-        if served is not None and served.model.state == "ready":
+        if served is not None and served.is_current:
             return served
         status = self.status(name, version)
         if status.state != "ready":
-            reason = f": {status.reason}" if status.reason else ""
-            raise UnavailableError(f"model {name} {status.version} is {status.state}{reason}")
+            raise UnavailableError(not_ready(status))
         served = Served(self._runtime.model(name, status.version))
         self._served[name, version] = served
         return served
@@ -126,6 +131,12 @@ class Inference:
             f"there is no model named {name!r}",
             hint=f"there are: {', '.join(self._runtime.names()) or 'none'}",
         )
+
+
+def not_ready(status: ModelStatus) -> str:
+    """In which state a model is instead, and why."""
+    reason = f": {status.reason}" if status.reason else ""
+    return f"model {status.name} {status.version} is {status.state}{reason}"
 
 
 def _answer(served: Served, call: Call, outputs: dict[str, Any], input_ns: int) -> Response:

@@ -41,6 +41,16 @@ def _model_families(models: list[ModelStatus]) -> Iterator[Iterator[str]]:
         "What runs the model: asked for, got, and why that differs.",
         [("", _placement(model), 1) for model in models if model.placement is not None],
     )
+    yield _family(
+        "edge_model_build_progress_ratio",
+        "gauge",
+        "Share that is done of an engine in the making, whatever serves meanwhile.",
+        [
+            ("", {**_name(model), "variant": model.building.variant}, model.building.share)
+            for model in models
+            if model.building is not None
+        ],
+    )
     loaded = [(model, model.statistics) for model in models if model.statistics is not None]
     yield _family(
         "edge_model_inferences_total",

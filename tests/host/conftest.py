@@ -1,10 +1,9 @@
-"""Small bundles: on the null engine, a real matrix product on others, and one to be built."""
+"""Small bundles: on the null engine, and a real matrix product on the others."""
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,7 @@ import pytest
 
 from edge.bundle import pack, save_tensors
 from edge.core import plugins
-from edge.core.build import EngineBuild, Progress
-from edge.core.contracts import Availability, Placement, Session
 from edge.core.manifest import FileEntry, Golden, Manifest, Variant
-from edge.core.profile import DeviceProfile
 from edge.core.tensor import TensorSpec
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -122,96 +118,3 @@ def engine(request: pytest.FixtureRequest) -> str:
     if not availability.ready:
         pytest.skip(availability.reason)
     return name
-
-
-class ForgeSession(Session):
-    """Answers one number everywhere."""
-
-    def __init__(self, variant: Variant, answer: float) -> None:
-        self.inputs, self.outputs = variant.inputs, variant.outputs
-        self.placement = Placement("anvil", "anvil", {"anvil": 1.0}, variant.precision)
-        self.answer = answer
-        self.closed = 0
-
-    def _run(self, feeds: Any) -> dict[str, np.ndarray]:
-        assert not self.closed
-        return {"y": np.full((len(feeds["x"]), 4), self.answer, np.float32)}
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-class Forge:
-    """An engine that has to be made first. A build waits for ``go``, and can ``fail``."""
-
-    name = "forge"
-
-    def __init__(self) -> None:
-        self.is_ready = True
-        self.version = "10.3.0"
-        self.answer = 0.0
-        self.fail: dict[str, Exception] = {}
-        self.built: set[str] = set()
-        self.asked: list[dict[str, Any]] = []
-        self.sessions: list[ForgeSession] = []
-        self.started, self.go = threading.Event(), threading.Event()
-
-    def availability(self) -> Availability:
-        if not self.is_ready:
-            return Availability(ready=False, reason="the fire is out", hint="light it")
-        return Availability(ready=True, version=self.version, devices=("anvil",))
-
-    def is_built(self, variant: Variant, *_: object) -> bool:
-        return variant.id in self.built
-
-    def build(
-        self,
-        variant: Variant,
-        folder: Path,
-        profile: DeviceProfile,
-        options: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
-    ) -> EngineBuild:
-        self.asked.append(dict(options or {}))
-        was_there = variant.id in self.built
-        if not was_there:
-            if progress:
-                progress("hammering", 0.42)
-            self.started.set()
-            assert self.go.wait(20)
-            if variant.id in self.fail:
-                raise self.fail[variant.id]
-            self.built.add(variant.id)
-        return EngineBuild(folder / "engine", 1_500_000, 0.0 if was_there else 2.5, was_there)
-
-    def open(
-        self,
-        variant: Variant,
-        folder: Path,
-        profile: DeviceProfile,
-        options: Mapping[str, Any] | None = None,
-    ) -> ForgeSession:
-        self.build(variant, folder, profile, options)
-        self.sessions.append(ForgeSession(variant, self.answer))
-        return self.sessions[-1]
-
-
-@pytest.fixture
-def forge(monkeypatch: pytest.MonkeyPatch) -> Iterator[Forge]:
-    """``forge`` is among the engines of this machine; builds end with the test."""
-    forge = Forge()
-    stems, backend = plugins.stems, plugins.backend
-
-    def with_forge(package: str, suffix: str = ".py") -> list[str]:
-        found = stems(package, suffix)
-        return [*found, "forge"] if package == "runtimes" else found
-
-    monkeypatch.setattr(plugins, "stems", with_forge)
-    monkeypatch.setattr(
-        plugins, "backend", lambda name: forge if name == "forge" else backend(name)
-    )
-    yield forge
-    forge.go.set()
-    for thread in threading.enumerate():
-        if thread.name == "edge-build":
-            thread.join(20)

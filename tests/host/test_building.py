@@ -45,14 +45,6 @@ def status(runtime: edge.Runtime) -> ModelStatus:
     return one
 
 
-def finish(forge: Any) -> None:
-    """Let the build end, and wait until what comes of it is there."""
-    forge.go.set()
-    for thread in threading.enumerate():
-        if thread.name == "edge-build":
-            thread.join(20)
-
-
 def test_another_variant_serves_while_the_engine_is_built(
     bundle: Path, forge: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -76,7 +68,7 @@ def test_the_built_engine_takes_over_in_the_same_model(bundle: Path, forge: Any)
     with edge.Runtime(bundle) as runtime:
         model = runtime.model("product")
         assert model.infer({"x": ONES})["y"].max() == 0
-        finish(forge)
+        forge.finish()
         assert model.infer({"x": ONES})["y"].max() == 1
         assert runtime.model("product") is model
         now = status(runtime)
@@ -117,7 +109,7 @@ def test_an_engine_that_fails_its_goldens_does_not_take_over(bundle: Path, forge
     forge.answer = 7.0
     with edge.Runtime(bundle) as runtime:
         model = runtime.model("product")
-        finish(forge)
+        forge.finish()
         assert model.infer({"x": ONES})["y"].max() == 0
         now = status(runtime)
         assert (now.state, now.variant, now.is_fallback) == ("ready", "null-fp32", True)
@@ -129,7 +121,7 @@ def test_a_build_that_fails_leaves_the_fallback_and_says_why(bundle: Path, forge
     forge.fail["made"] = EngineError("out of memory while hammering")
     with edge.Runtime(bundle, fallback="allow") as runtime:
         runtime.model("product")
-        finish(forge)
+        forge.finish()
         now = status(runtime)
         assert (now.state, now.is_fallback, now.building) == ("ready", True, None)
         assert now.choice == (
@@ -143,7 +135,7 @@ def test_a_defect_of_the_builder_is_a_failed_build(alone: Path, forge: Any) -> N
     forge.fail["made"] = ZeroDivisionError("oops")
     with edge.Runtime(alone) as runtime:
         runtime.load_all()
-        finish(forge)
+        forge.finish()
         assert status(runtime).state == "failed"
         assert "ZeroDivisionError('oops')" in status(runtime).reason
 
@@ -159,7 +151,7 @@ def test_nothing_serves_meanwhile_where_that_is_denied_or_there_is_nothing(
         now = status(runtime)
         assert (now.state, now.variant, runtime.is_ready) == ("building", "", False)
         assert now.reason == "made is being built: 42 % (hammering)"
-        finish(forge)
+        forge.finish()
         now = status(runtime)
         assert (now.state, now.variant, now.is_fallback) == ("ready", "made", False)
         assert runtime.is_ready
@@ -169,7 +161,7 @@ def test_a_denied_fallback_fails_with_the_build(bundle: Path, forge: Any) -> Non
     forge.fail["made"] = EngineError("out of memory while hammering", hint="buy some")
     with edge.Runtime(bundle, fallback="deny") as runtime:
         runtime.load_all()
-        finish(forge)
+        forge.finish()
         assert status(runtime).state == "failed"
         assert status(runtime).reason == "out of memory while hammering"
         with pytest.raises(UnavailableError, match="out of memory") as caught:
@@ -201,7 +193,7 @@ def test_closing_does_not_wait_for_a_build_and_what_it_makes_is_never_opened(
         with pytest.raises(UnavailableError, match="runtime is closed"):
             waiting.result(20)
     assert not forge.go.is_set()
-    finish(forge)
+    forge.finish()
     assert forge.sessions == []
     assert len(forge.asked) == 1  # the one whose turn had not come was not begun
 
@@ -219,7 +211,7 @@ def test_an_engine_that_opens_as_the_runtime_closes_is_closed_at_once(
 
     monkeypatch.setattr(forge, "open", close_meanwhile)
     runtime.load_all()
-    finish(forge)
+    forge.finish()
     assert [session.closed for session in forge.sessions] == [1]
 
 
@@ -229,7 +221,7 @@ def test_a_model_that_is_closed_during_its_build_is_loaded_anew_when_asked_for(
     with edge.Runtime(bundle) as runtime:
         runtime.model("product").close()
         assert status(runtime).state == "idle"
-        finish(forge)
+        forge.finish()
         assert status(runtime).state == "idle"
         assert forge.sessions[0].closed == 1
         assert runtime.model("product").variant.id == "made"
@@ -244,7 +236,7 @@ def test_the_next_variant_is_built_where_the_first_can_not_be(
     )
     with edge.Runtime(path) as runtime:
         runtime.model("product")
-        finish(forge)
+        forge.finish()
         now = status(runtime)
         assert (now.variant, now.is_fallback) == ("fp16", True)
         assert now.choice == "int8 was chosen at conversion but can not run here: no room"
@@ -268,7 +260,7 @@ def test_a_stand_in_that_would_build_the_same_waits_for_its_turn(
     with edge.Runtime(bundle) as runtime:
         runtime.model("product")
         assert opened == ["null-fp32"]
-        finish(forge)
+        forge.finish()
         assert opened == ["null-fp32", "made"]
         now = status(runtime)
         assert (now.variant, now.is_fallback, now.building) == ("null-fp32", True, None)
