@@ -23,7 +23,7 @@ PROFILE = "host"
 
 
 class Transition(msgspec.Struct, frozen=True):
-    """A model that changed its state between two looks at it."""
+    """A model that changed its state between two looks at it, or what serves it, or why."""
 
     status: ModelStatus
     before: str
@@ -42,18 +42,21 @@ class Transitions:
     """Remembers the states of models from one look to the next."""
 
     def __init__(self) -> None:
-        self._states: dict[tuple[str, str], str] = {}
+        self._earlier: dict[tuple[str, str], ModelStatus] = {}
 
     def look(self, statuses: Sequence[ModelStatus]) -> list[Transition]:
         """What changed since the last look; a model that is new came from ``absent``."""
-        states = {(status.name, status.version): status.state for status in statuses}
-        changes = [
-            Transition(status, before)
-            for status in statuses
-            if (before := self._states.get((status.name, status.version), "absent")) != status.state
-        ]
-        self._states = dict(states)
+        changes = []
+        for status in statuses:
+            before = self._earlier.get((status.name, status.version))
+            if before is None or _served(before) != _served(status):
+                changes.append(Transition(status, before.state if before else "absent"))
+        self._earlier = {(status.name, status.version): status for status in statuses}
         return changes
+
+
+def _served(status: ModelStatus) -> tuple[str, ...]:
+    return status.state, status.variant, status.engine, status.choice
 
 
 class ModelMeter:
@@ -184,6 +187,14 @@ def _model(versions: Sequence[ModelStatus]) -> Metrics:
         "is_fallback": newest.is_fallback,
         "why": _why(newest),
     }
+    if newest.building:
+        building = newest.building
+        percent = round(building.share * 100)
+        metrics["building"] = {
+            "variant": building.variant,
+            "phase": building.phase,
+            "percent": percent,
+        }
     if versions[:-1]:
         metrics["other_versions"] = {status.version: status.state for status in versions[:-1]}
     return metrics

@@ -14,7 +14,7 @@ import msgspec
 from edge.core.errors import SettingsError
 from edge.settings import Mqtt
 from edge.telemetry.address import parse_address
-from edge.telemetry.metrics import ModelMeter, Transitions, device_info, model_metrics
+from edge.telemetry.metrics import Metrics, ModelMeter, Transitions, device_info, model_metrics
 from edge.telemetry.sender import Delivery, Sender
 from edge.telemetry.sensors import DeviceSensors, device_sensors
 from edge.telemetry.topics import Topics
@@ -56,6 +56,7 @@ class Publisher:
         self._meter = ModelMeter()
         self._transitions = Transitions()
         self._has_told_info = False
+        self._told: dict[str, Metrics] = {}
         self._is_failing = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edge-telemetry", daemon=True)
@@ -130,8 +131,11 @@ class Publisher:
         if changes or not self._has_told_info:
             self._has_told_info = True
             self._sender.retain(self._topics.of("info"), device_info(statuses))
-            for name, metrics in model_metrics(statuses).items():
+        models = model_metrics(statuses)
+        for name, metrics in models.items():
+            if self._told.get(name) != metrics:  # also with each percent of a build
                 self._sender.retain(self._topics.of("model", name), metrics)
+        self._told = models
         for change in changes:
             topic = self._topics.of("event", "model_state")
             self._sender.send(topic, change.metrics(), is_event=True)

@@ -215,12 +215,12 @@ def _newest(row: ModelRow, name: str) -> str:
 
 
 def _notes(device: DeviceBoard) -> Iterator[Text]:
-    """Under the models: which failed, or run where they should not, and why."""
+    """Under the models: which failed, are built, or run where they should not, and why."""
     from rich.text import Text
 
     for (name, version), row in sorted(device.models.items()):
         has_failed = row.state.get("state") == "failed"
-        if has_failed or row.state.get("is_fallback"):
+        if has_failed or row.state.get("is_fallback") or row.state.get("building"):
             mark, style = ("✗", "red") if has_failed else ("!", "yellow")
             note = printable(f"    {mark} {name} {version}: {row.state.get('why', '')}")
             yield Text(note, style, no_wrap=True, overflow="ellipsis")

@@ -9,7 +9,7 @@ import pytest
 
 import edge
 from edge.core.contracts import Placement
-from edge.host import ModelStatus, Statistics
+from edge.host import BuildProgress, ModelStatus, Statistics
 from edge.telemetry.metrics import ModelMeter, Transitions, device_info, model_metrics
 
 SECOND_NS = 1_000_000_000
@@ -135,3 +135,22 @@ def test_each_change_of_state_is_told_once() -> None:
         "to": "failed",
         "why": "no such engine",
     }
+
+
+def test_what_serves_is_told_when_it_changes_though_the_state_does_not() -> None:
+    transitions = Transitions()
+    interim = _status(is_fallback=True, choice="int8 is being built")
+    transitions.look([interim])
+    further = _status(is_fallback=True, choice="int8 is being built", reason="42 %")
+    assert transitions.look([further]) == []
+    (change,) = transitions.look([_status(choice="chosen at conversion", engine="tensorrt")])
+    told = change.metrics()
+    assert (told["from"], told["to"], told["why"]) == ("ready", "ready", "chosen at conversion")
+
+
+def test_model_says_how_far_the_build_of_its_engine_is() -> None:
+    building = BuildProgress("tensorrt-int8", "timing", 0.426)
+    metrics = model_metrics([_status(building=building, reason=str(building))])["digits"]
+    assert metrics["building"] == {"variant": "tensorrt-int8", "phase": "timing", "percent": 43}
+    assert metrics["why"].startswith("tensorrt-int8 is being built: 43 % (timing)")
+    assert "building" not in model_metrics([_status()])["digits"]

@@ -20,7 +20,7 @@ from edge.core.contracts import Placement
 from edge.core.errors import SettingsError
 from edge.core.manifest import Manifest, Variant
 from edge.core.tensor import TensorSpec
-from edge.host import ModelStatus, Runtime, Statistics
+from edge.host import BuildProgress, ModelStatus, Runtime, Statistics
 from edge.settings import Mqtt
 from edge.telemetry import Publisher, publish
 from edge.telemetry.sender import Delivery
@@ -39,6 +39,7 @@ class Models:
         self.statistics = Statistics()
         self.state = "ready"
         self.reason = ""
+        self.building: BuildProgress | None = None
 
     def status(self) -> list[ModelStatus]:
         return [
@@ -52,6 +53,7 @@ class Models:
                 precision="fp32",
                 placement=Placement("cpu", "cpu", {"cpu": 1.0}, "fp32"),
                 statistics=self.statistics.snapshot(),
+                building=self.building,
             )
         ]
 
@@ -140,6 +142,23 @@ def test_change_of_state_is_an_event_and_a_new_retained_state(
     listener.until(_at("model/digits", state="failed", why="out of memory"), "the new state")
     event = _at("event/model_state", **{"from": "ready", "to": "failed", "why": "out of memory"})
     listener.until(event, "the event")
+
+
+def test_each_step_of_a_build_is_retained_and_its_end_is_an_event(
+    broker: Any, listen: Any, start: Any, models: Models
+) -> None:
+    models.state = "building"
+    models.building = BuildProgress("tensorrt-int8", "parsing", 0.1)
+    listener = listen()
+    start(broker.url)
+    listener.until(_at("model/digits", state="building"), "the beginning")
+    models.building = BuildProgress("tensorrt-int8", "timing", 0.5)
+    said = {"variant": "tensorrt-int8", "phase": "timing", "percent": 50}
+    listener.until(_at("model/digits", building=said), "the next step")
+    models.state, models.building = "ready", None
+    listener.until(_at("model/digits", state="ready", building=None), "the end")
+    is_event = _at("event/model_state", **{"from": "building"})
+    assert listener.until(is_event, "the event").metrics["to"] == "ready"
 
 
 def test_close_says_offline_after_all_else(broker: Any, listen: Any, start: Any) -> None:

@@ -107,7 +107,12 @@ def test_two_versions_of_a_model_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "mark"), [({"state": "failed"}, "✗"), ({"state": "ready", "is_fallback": True}, "!")]
+    ("state", "mark"),
+    [
+        ({"state": "failed"}, "✗"),
+        ({"state": "ready", "is_fallback": True}, "!"),
+        ({"state": "building", "building": {"percent": 42}}, "!"),
+    ],
 )
 def test_board_says_why_a_model_is_not_as_it_should_be(state: dict[str, Any], mark: str) -> None:
     why = {"name": "digits", "version": "1", "why": "there is no npu here"}
