@@ -17,9 +17,10 @@ from converters._operators import tensorrt as operators
 from converters._quantization import onnx_sensitivity
 from converters._quantization.samples import CalibrationSamples, require_samples
 from converters._quantization.sensitivity import SAMPLES
-from converters._tensorrt import half, planning, quantizing, rules, trial
+from converters._tensorrt import half, planning, quantizing, rules, trial, weights
 from converters._tensorrt.calibration import peaks
 from converters._tensorrt.emulation import OPTIONS, emulated
+from converters._tensorrt.network import has_subgraphs
 from edge.core.build import PLAN_FILE
 from edge.core.contracts import (
     Availability,
@@ -45,10 +46,9 @@ FILE = "model.onnx"
 SEEN = 32
 """Samples that say how large values get, and how long dynamic axes."""
 
-HALF_SCALES_OPSET = 19
-"""Below it, QuantizeLinear takes and gives FP32 only, and so does what lies around it."""
-
-PER_CHANNEL_OPSET = 13
+OPSETS = {"half scales": 19, "int4": 21, "bf16": 22, "scales per channel": 13}
+"""The opset that each begins with. Without half scales, QuantizeLinear takes and gives FP32 only,
+and so does what lies around it."""
 
 
 class TensorRtConverter:
@@ -56,7 +56,7 @@ class TensorRtConverter:
 
     name = "tensorrt"
     engine = "tensorrt"
-    precisions = ("fp32", "fp16", "int8", "fp8")
+    precisions = ("fp32", "bf16", "fp16", "int8", "fp8", "int4")
 
     def availability(self) -> Availability:
         """Say whether onnx and ONNX Runtime are installed; TensorRT itself is not needed."""
@@ -102,6 +102,11 @@ class TensorRtConverter:
             samples = list(CalibrationSamples(request.calibration, inputs, SEEN))
         if request.precision in ("int8", "fp8"):
             model, notes = _quantized(model, inputs, request)
+        elif request.precision == "int4":
+            model, notes = _with_int4(_raised(model, OPSETS["int4"], request), samples)
+        elif request.precision == "bf16":
+            model = half.to_half(_raised(model, OPSETS["bf16"], request), {}, half.BFLOAT).model
+            notes = ()
         elif request.precision == "fp16":
             model, notes = _half(model, samples)
         else:
@@ -170,6 +175,12 @@ def _half(model: ModelProto, samples: list[Feeds]) -> tuple[ModelProto, tuple[st
     return halved.model, (*unknown, *_kept(halved.kept))
 
 
+def _with_int4(model: ModelProto, samples: list[Feeds]) -> tuple[ModelProto, tuple[str, ...]]:
+    halved, notes = _half(model, samples)
+    count = weights.quantize(model, halved)
+    return halved, (f"weights of {count} matrix products in int4, the rest in fp16", *notes)
+
+
 def _quantized(
     model: ModelProto, inputs: tuple[TensorSpec, ...], request: ConvertRequest
 ) -> tuple[ModelProto, tuple[str, ...]]:
@@ -177,9 +188,10 @@ def _quantized(
     samples = require_samples(request.calibration, inputs, tuning.samples)
     is_typed = planning.is_strongly_typed(request.profile)
     takes_half = is_typed and "fp16" in request.profile.precision.legal
-    has_half = takes_half and request.profile.onnx.opset >= HALF_SCALES_OPSET
-    needed = HALF_SCALES_OPSET if has_half or request.precision == "fp8" else PER_CHANNEL_OPSET
-    model = _raised(model, needed, request)
+    has_half = takes_half and request.profile.onnx.opset >= OPSETS["half scales"]
+    has_half = has_half and not has_subgraphs(model)
+    needs_new = has_half or request.precision == "fp8"
+    model = _raised(model, OPSETS["half scales" if needs_new else "scales per channel"], request)
     form = quantizing.Form(request.precision, has_half, has_weight_pairs=not is_typed)
     best = quantizing.quantize(model, list(samples), tuning, form)
     left = [name for name in best.placement.left_alone if name not in tuning.exclude]
@@ -231,8 +243,9 @@ def _prove(model: ModelProto, samples: list[Feeds]) -> None:
 def _flags(request: ConvertRequest) -> tuple[str, ...]:
     """The precisions that a builder without strong typing has to be allowed."""
     legal = request.profile.precision.legal
-    wanted = {"int8": ("int8", "fp16"), "fp8": ("fp8", "fp16"), "fp16": ("fp16",)}
-    return tuple(name for name in wanted.get(request.precision, ()) if name in legal)
+    wanted = {"fp32": (), "fp16": ("fp16",), "bf16": ("bf16",)}
+    flags = wanted.get(request.precision, (request.precision, "fp16"))
+    return tuple(name for name in flags if name in legal)
 
 
 def _pin(model: ModelProto, profile: DeviceProfile) -> None:

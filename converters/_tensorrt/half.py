@@ -1,4 +1,4 @@
-"""FP16 by casts: what stays in its range is computed in it, inputs and outputs keep their types."""
+"""FP16 and BF16 by casts: inputs and outputs keep their types, what FP16 can't hold is FP32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
 SUFFIX = "/half"
-"""Of the FP16 form of a tensor; its own name is that of its FP32 form, if it has one."""
+"""Of the 16-bit form of a tensor; its own name is that of its FP32 form, if it has one."""
 
 LARGEST_ACTIVATION = 4096.0
 """Beyond it a layer stays in FP32. A sixteenth of FP16's range, for inputs that were not seen and
@@ -25,8 +25,10 @@ SqueezeNet 1.1 in FP32, whose accuracy is the same without."""
 LARGEST_WEIGHT = 65504.0
 """The largest number of FP16."""
 
-FLOAT, HALF = 1, 10
+FLOAT, HALF, BFLOAT = 1, 10, 16
 """``TensorProto.DataType``."""
+
+KINDS = {HALF: "tensor(float16)", BFLOAT: "tensor(bfloat16)"}
 
 _AS_IT_COMES = frozenset(["Cast", "Shape", "Size", "IsNaN"])
 """They read either form of a tensor; what they give depends on neither."""
@@ -71,8 +73,8 @@ def out_of_range(
     return found
 
 
-def to_half(model: ModelProto, in_float: Mapping[str, str]) -> Halved:
-    """Compute in FP16 all that ONNX allows, but for the nodes named in ``in_float``.
+def to_half(model: ModelProto, in_float: Mapping[str, str], kind: int = HALF) -> Halved:
+    """Compute in FP16, or BF16, all that ONNX allows, but for the nodes named in ``in_float``.
 
     Raises:
         ModelError: The graph has branches or loops, whose insides are not looked at, or a tensor
@@ -80,19 +82,20 @@ def to_half(model: ModelProto, in_float: Mapping[str, str]) -> Halved:
     """
     if has_subgraphs(model):
         raise ModelError(
-            "the model has If, Loop or Scan branches, which are not written in FP16",
+            "the model has If, Loop or Scan branches, which are not written in 16 bits",
             hint="keep it in fp32",
         )
-    return Halved(_Halving(model, in_float).run(), dict(in_float))
+    return Halved(_Halving(model, in_float, kind).run(), dict(in_float))
 
 
 class _Halving:
     """One pass over the nodes in execution order; casts are made where they are first needed."""
 
-    def __init__(self, model: ModelProto, in_float: Collection[str]) -> None:
+    def __init__(self, model: ModelProto, in_float: Collection[str], kind: int) -> None:
         self._onnx = require("onnx", extra="convert")
         self._source = model
         self._in_float = in_float
+        self._kind = kind
         self._types = _element_types(model)
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._opsets = {entry.domain: entry.version for entry in model.opset_import}
@@ -147,7 +150,7 @@ class _Halving:
         self._nodes.append(node)
 
     def _formals(self, node: NodeProto, *, of_outputs: bool = False) -> list[str]:
-        """For each input or output the name of its type, empty where FP16 is not allowed."""
+        """For each input or output the name of its type, empty where 16 bits are not allowed."""
         if node.op_type in _IN_FLOAT:
             return [""] * len(node.input)
         try:
@@ -161,7 +164,7 @@ class _Halving:
         allowed = {
             constraint.type_param_str
             for constraint in schema.type_constraints
-            if "tensor(float16)" in constraint.allowed_type_strs
+            if KINDS[self._kind] in constraint.allowed_type_strs
         }
         formal = [f.type_str for f in (schema.outputs if of_outputs else schema.inputs)]
         count = len(node.output if of_outputs else node.input)
@@ -172,13 +175,12 @@ class _Halving:
         half = name + SUFFIX
         if half not in self._made:
             if name in self._constants:
-                np = require("numpy", extra="convert")
-                array = self._onnx.numpy_helper.to_array(self._constants[name])
-                tensor = self._onnx.numpy_helper.from_array(array.astype(np.float16), half)
-                self._weights.append(tensor)
+                kind = self._onnx.helper.tensor_dtype_to_np_dtype(self._kind)
+                array = self._onnx.numpy_helper.to_array(self._constants[name]).astype(kind)
+                self._weights.append(self._onnx.numpy_helper.from_array(array, half))
                 self._made.add(half)
             else:
-                self._cast(name, half, HALF)
+                self._cast(name, half, self._kind)
         return half
 
     def _float(self, name: str) -> None:
@@ -193,7 +195,7 @@ class _Halving:
     def _type(self, name: str) -> int:
         if name not in self._types:
             raise ModelError(
-                f"the type of {name!r} can not be inferred, so it is not written in FP16",
+                f"the type of {name!r} can not be inferred, so it is not written in 16 bits",
                 hint="keep it in fp32",
             )
         return self._types[name]

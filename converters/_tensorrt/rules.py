@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from converters._tensorrt.network import DEQUANTIZE, QUANTIZE, Network, network_of
 from converters._tensorrt.placement import CONVOLUTIONS, PRODUCTS, obstacle, weight_axis
+from converters._tensorrt.weights import INT4
 from converters._tensorrt.writing import FORMATS
 from edge.core.contracts import Finding
 from edge.core.lazy import require
@@ -55,6 +56,8 @@ def _pairs_are_whole(network: Network) -> Broken:
 def _is_symmetric(network: Network) -> Broken:
     to_array = require("onnx", extra="convert").numpy_helper.to_array
     for node in _quantizers(network):
+        if _is_weight_only(node, network):
+            continue  # without a zero point it is 0
         zero = network.constants.get(node.input[2]) if len(node.input) > 2 else None
         if zero is None or zero.data_type not in ELEMENTS:
             yield "the quantized type is not int8 or float8 (E4M3)", node.name
@@ -84,7 +87,7 @@ def _weights_have_a_scale_per_channel(network: Network) -> Broken:
     for node in network.nodes:
         dequantizer = _dequantizer(node.input[1], network) if node.op_type in LAYERS else None
         dims = network.weight_shape(node.input[1]) if dequantizer is not None else None
-        if dequantizer is None or dims is None:
+        if dequantizer is None or dims is None or _is_weight_only(dequantizer, network):
             continue
         axis = weight_axis(node, len(dims))
         given = next((a.i for a in dequantizer.attribute if a.name == "axis"), 1)
@@ -97,6 +100,10 @@ def _both_operands_or_none(network: Network) -> Broken:
     for node in network.nodes:
         if node.op_type in LAYERS:
             first, second = (_dequantizer(name, network) for name in node.input[:2])
+            if second is not None and _is_weight_only(second, network):
+                if first is not None:
+                    yield "an activation is quantized beside weights of int4", node.name
+                continue
             if (first is None) != (second is None):
                 yield "one operand is quantized and the other is not", node.name
 
@@ -106,6 +113,8 @@ def _only_where_it_pays(network: Network) -> Broken:
         quantized = [index for index, n in enumerate(node.input) if _dequantizer(n, network)]
         if not quantized or node.op_type == QUANTIZE:
             continue
+        if node.op_type in PRODUCTS and quantized == [1]:
+            continue  # weights alone: _both_operands_or_none tells whether they may
         if node.op_type in LAYERS:
             if max(quantized) > 1:
                 yield "a bias is quantized", node.name
@@ -141,6 +150,18 @@ def _residual_adds(network: Network) -> Broken:
                     yield "the edge from a convolution to its Add is quantized", node.name
 
 
+def _blocks_are_whole(network: Network) -> Broken:
+    for node in network.nodes:
+        if node.op_type != DEQUANTIZE or not _is_weight_only(node, network):
+            continue
+        numbers = {item.name: item.i for item in node.attribute}
+        weights, scale = (network.constants[name].dims for name in node.input[:2])
+        axis, block = numbers.get("axis", 1), numbers.get("block_size", 0)
+        whole = [dim // block if i == axis and block else dim for i, dim in enumerate(weights)]
+        if len(weights) != 2 or not block or weights[axis] % block or list(scale) != whole:
+            yield "weights of int4 are not a matrix in whole blocks", node.name
+
+
 def _outputs_are_float(network: Network) -> Broken:
     for node in network.nodes:
         if node.op_type in (QUANTIZE, DEQUANTIZE) and node.output[0] in network.outputs:
@@ -156,12 +177,18 @@ RULES: tuple[Callable[[Network], Broken], ...] = (
     _both_operands_or_none,
     _only_where_it_pays,
     _residual_adds,
+    _blocks_are_whole,
     _outputs_are_float,
 )
 
 
 def _quantizers(network: Network) -> Iterator[NodeProto]:
     return (node for node in network.nodes if node.op_type in (QUANTIZE, DEQUANTIZE))
+
+
+def _is_weight_only(node: NodeProto, network: Network) -> bool:
+    tensor = network.constants.get(node.input[0])
+    return tensor is not None and tensor.data_type == INT4
 
 
 def _dequantizer(name: str, network: Network) -> NodeProto | None:

@@ -114,6 +114,18 @@ def xavier(orin: DeviceProfile) -> DeviceProfile:
 
 
 @pytest.fixture(scope="session")
+def jetpack7(orin: DeviceProfile) -> DeviceProfile:
+    """TensorRT 10.16, whose parser takes BF16 and INT4."""
+    return msgspec.structs.replace(
+        orin,
+        name="jetpack7",
+        software=Software(tensorrt=">=10.16,<11"),
+        onnx=Onnx(opset=24, ir=11),
+        precision=Precision(legal=("fp32", "bf16", "fp16", "int8", "int4")),
+    )
+
+
+@pytest.fixture(scope="session")
 def thor(orin: DeviceProfile) -> DeviceProfile:
     return msgspec.structs.replace(
         orin,

@@ -70,6 +70,76 @@ def test_answers_on_thor_are_near_those_of_the_source(rich, convert, thor, pictu
         assert reached < 100, "nothing was rounded"
 
 
+def test_bf16_rounds_to_its_eight_bits(rich, convert, jetpack7, pictures):
+    variant, folder = convert(jetpack7, "bf16")
+    model = onnx.load(folder / "model.onnx")
+    assert (model.opset_import[0].version, read_plan(folder).flags) == (22, ("bf16",))
+    reached = _signal_to_noise(answers(rich, pictures[:4]), _run(variant, folder, pictures))
+    assert 30 < reached < 60
+
+
+@pytest.fixture
+def products(tmp_path):  # type: ignore[no-untyped-def]
+    """Two matrix products: 256 -> 128, a Relu, and a Gemm of 128 -> 64 with turned weights."""
+    generator = np.random.default_rng(5)
+    first, second = (generator.standard_normal(s).astype(np.float32) / 12 for s in SHAPES)
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "first"], ["m"], "matmul"),
+        onnx.helper.make_node("Relu", ["m"], ["r"], "relu"),
+        onnx.helper.make_node("Gemm", ["r", "second"], ["y"], "gemm", transB=1),
+    ]
+    x, y = (
+        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in (("x", 256), ("y", 64))
+    )
+    constants = [
+        numpy_helper.from_array(first, "first"),
+        numpy_helper.from_array(second, "second"),
+    ]
+    graph = onnx.helper.make_graph(nodes, "products", [x], [y], constants)
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+    )
+    onnx.save(model, tmp_path / "products.onnx")
+    samples = [{"x": generator.standard_normal((1, 256)).astype(np.float32)} for _ in range(8)]
+    return model, samples, tmp_path / "products.onnx"
+
+
+SHAPES = ((256, 128), (64, 128))
+
+
+def test_int4_weights_come_in_blocks_and_answer_near_the_source(products, jetpack7, tmp_path):
+    model, samples, path = products
+    into = tmp_path / "int4"
+    into.mkdir()
+    variant = CONVERTER.convert(ConvertRequest(path, jetpack7, "int4", samples), into)
+    written = onnx.load(into / "model.onnx")
+    constants = {tensor.name: tensor for tensor in written.graph.initializer}
+    assert constants["first/half/quantized"].data_type == TensorProto.INT4
+    assert list(constants["first/half/scale"].dims) == [2, 128]
+    assert list(constants["second/half/scale"].dims) == [64, 1]
+    assert rules.check(written) == []
+    reached = _signal_to_noise(answers(model, samples[:4]), _run(variant, into, samples))
+    assert 15 < reached < 40
+    if trial.is_possible():
+        tried = trial.try_out(into / "model.onnx", read_plan(into))
+        assert (tried.error, bool(tried.engine)) == ("", True)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int4"])
+def test_what_the_parser_of_a_device_is_too_old_for_is_refused(products, orin, tmp_path, precision):
+    (tmp_path / "into").mkdir()
+    request = ConvertRequest(products[2], orin, precision, calibration=products[1])
+    with pytest.raises(ModelError, match="needs opset 2"):
+        CONVERTER.convert(request, tmp_path / "into")
+
+
+def test_int4_of_a_model_with_few_products_is_refused(networks, jetpack7, tmp_path):
+    model, samples = networks["convolutional"]
+    with pytest.raises(ModelError, match="of the weights lie in MatMul"):
+        CONVERTER.convert(ConvertRequest(model, jetpack7, "int4", samples), tmp_path)
+
+
 def test_tensorrt_10_gets_half_scales_and_int8_constants(convert, orin):
     variant, folder = convert(orin, "int8")
     model = onnx.load(folder / "model.onnx")
