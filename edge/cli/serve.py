@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,14 @@ from edge.settings import Settings, load_settings
 if TYPE_CHECKING:
     from edge.host import ModelStatus, Runtime
 
+    Tell = Callable[[list[ModelStatus], str], None]
+    """Prints models, after what happened: ``serving``, or ``built``."""
+
 HELP = "serve bundles over HTTP (KServe v2), and report over MQTT"
 
 log = logging.getLogger(__name__)
+
+_LOOK_S = 1.0  # how often builds are looked at
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mqtt", metavar="URL", help="report to this broker")
     parser.add_argument("--engine", help="only variants for this engine")
     parser.add_argument("--config", type=Path, metavar="edge.toml", help="settings file")
-    parser.add_argument("--json", action="store_true", help="print the ready line as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print what it says as JSON, a line each"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,23 +57,17 @@ def run(args: argparse.Namespace) -> int:
         url = f"http://{address_of(listening)}"
         _warn_of_strangers(listening, url)
         with Runtime(*settings.serve.models, engine=settings.serve.engine or None) as runtime:
-            is_clean = _run_loop(
-                _serve(
-                    runtime,
-                    settings,
-                    listening,
-                    announce=lambda: _announce(url, runtime.status(), as_json=args.json),
-                )
-            )
+            tell = _tell_json if args.json else _tell
+            is_clean = _run_loop(_serve(runtime, settings, listening, partial(tell, url)))
             if not is_clean:
                 _leave_now()
     return 0
 
 
 async def _serve(
-    runtime: Runtime, settings: Settings, listening: socket.socket, announce: Callable[[], None]
+    runtime: Runtime, settings: Settings, listening: socket.socket, tell: Tell
 ) -> bool:
-    """Serve until a signal comes; False if an engine is still at work in the end."""
+    """Serve until a signal comes; False if an engine is still at work, or made, in the end."""
     from edge.server.service import Service
 
     stopped = asyncio.Event()
@@ -80,10 +82,25 @@ async def _serve(
         await asyncio.wait((loading, waiting), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             loading.result()
-            announce()
+            told = runtime.status()
+            tell(told, "serving")
+            following = loop.create_task(_follow_builds(runtime, told, tell))
+            waiting.add_done_callback(lambda _: following.cancel())
         await waiting
         unfinished = await service.drain()
-    return unfinished == 0 and loading.done()
+    return unfinished == 0 and loading.done() and not runtime.is_building
+
+
+async def _follow_builds(runtime: Runtime, told: list[ModelStatus], tell: Tell) -> None:
+    """Tell of a model again once its engine is made, or can't be."""
+    building = {(status.name, status.version) for status in told if status.building}
+    while building:
+        statuses = {(status.name, status.version): status for status in runtime.status()}
+        ended = {key for key in building if not statuses[key].building}
+        if ended:
+            tell([statuses[key] for key in sorted(ended)], "built")
+        building -= ended
+        await asyncio.sleep(_LOOK_S)
 
 
 @contextlib.contextmanager
@@ -117,20 +134,24 @@ def _warn_of_strangers(listening: socket.socket, url: str) -> None:
         log.warning("%s asks for no password: all who reach it may use its models", url)
 
 
-def _announce(url: str, models: list[ModelStatus], *, as_json: bool) -> None:
-    if as_json:
-        shown = [msgspec.structs.replace(model, statistics=None) for model in models]
-        print(msgspec.json.encode({"http": url, "models": shown}).decode(), flush=True)
-        return
+def _tell_json(url: str, models: list[ModelStatus], event: str) -> None:
+    shown = [msgspec.structs.replace(model, statistics=None) for model in models]
+    line = {"http": url, "event": event, "models": shown}
+    print(msgspec.json.encode(line).decode(), flush=True)
+
+
+def _tell(url: str, models: list[ModelStatus], event: str) -> None:
     for model in models:
-        print("\n".join(_lines(model)))
-    print(f"serving {url}", flush=True)
+        print("\n".join(_lines(model)), flush=True)
+    if event == "serving":
+        print(f"serving {url}", flush=True)
 
 
 def _lines(model: ModelStatus) -> Iterator[str]:
     placement = model.placement
     if placement is None:
-        yield f"  ✗ {model.name} {model.version}  {model.state}: {model.reason}"
+        mark, why = ("·", "") if model.building else ("✗", f"{model.state}: ")
+        yield f"  {mark} {model.name} {model.version}  {why}{model.reason}"
         return
     where = f"{model.engine} {model.precision} on {placement.actual}"
     yield f"  ✓ {model.name} {model.version}  {where}"

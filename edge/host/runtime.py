@@ -104,6 +104,11 @@ class Runtime:
         states = {slot.state for slot in self._slots}
         return not self._is_closed and (not states or {"ready"} <= states <= {"ready", "failed"})
 
+    @property
+    def is_building(self) -> bool:
+        """Whether an engine is in the making, which ``close`` does not wait for."""
+        return any(slot.is_building for slot in self._slots)
+
     def close(self) -> None:
         """Close all models; a second call does nothing."""
         self._is_closed = True

@@ -104,6 +104,10 @@ class Slot:
                 self._load(wish)
             return self._build if self._model is None or self._model.state != "ready" else None
 
+    @property
+    def is_building(self) -> bool:
+        return self._build is not None
+
     def status(self) -> ModelStatus:
         model, build = self._model, self._build
         state = model.state if model is not None and self.state == "ready" else self.state

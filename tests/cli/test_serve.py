@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge.bundle import pack
+from edge.cli import serve as serve_command
 from edge.cli._main import EXIT_UNAVAILABLE, EXIT_USAGE, main
+from edge.core.contracts import Placement
 from edge.core.manifest import Manifest, Variant
 from edge.core.tensor import TensorSpec
+from edge.host import BuildProgress, ModelStatus
 
 Serve = Callable[..., "subprocess.Popen[str]"]
 
@@ -131,3 +136,57 @@ def test_an_address_of_another_machine_is_unavailable(
     captured = capsys.readouterr().err
     assert "192.0.2.1:0" in captured
     assert "hint:" in captured
+
+
+class Runtime:
+    """A runtime that tells of each status in turn."""
+
+    def __init__(self, *statuses: ModelStatus) -> None:
+        self.left = list(statuses)
+
+    def status(self) -> list[ModelStatus]:
+        return [self.left.pop(0) if len(self.left) > 1 else self.left[0]]
+
+
+BUILDING = ModelStatus(
+    "zeros", "1", "building", "v is being built: 42 % (timing)", building=BuildProgress("v")
+)
+READY = ModelStatus(
+    "zeros",
+    "1",
+    "ready",
+    engine="tensorrt",
+    precision="int8",
+    choice="chosen at conversion",
+    placement=Placement("gpu", "gpu", {}, "int8"),
+)
+
+
+@pytest.mark.parametrize("tell", [serve_command._tell, serve_command._tell_json])
+def test_a_model_is_told_of_again_once_its_engine_is_built(
+    tell: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serve_command, "_LOOK_S", 0)
+    runtime: Any = Runtime(BUILDING, BUILDING, READY)
+    tell_it = partial(tell, "http://here")
+    told = runtime.status()
+    tell_it(told, "serving")
+    asyncio.run(serve_command._follow_builds(runtime, told, tell_it))
+    out = capsys.readouterr().out
+    if tell is serve_command._tell_json:
+        first, second = map(json.loads, out.splitlines())
+        assert (first["event"], first["models"][0]["state"]) == ("serving", "building")
+        assert (second["event"], second["models"][0]["state"]) == ("built", "ready")
+    else:
+        assert out.splitlines() == [
+            "  · zeros 1  v is being built: 42 % (timing)",
+            "serving http://here",
+            "  ✓ zeros 1  tensorrt int8 on gpu",
+            "    chosen at conversion",
+        ]
+
+
+def test_nothing_more_is_told_where_nothing_is_built(capsys: pytest.CaptureFixture[str]) -> None:
+    runtime: Any = Runtime(READY)
+    asyncio.run(serve_command._follow_builds(runtime, runtime.status(), print))
+    assert capsys.readouterr().out == ""
