@@ -14,6 +14,9 @@ from edge.core.spec import BuildSpec
 if TYPE_CHECKING:
     from edge.core.tensor import Feeds, TensorSpec
 
+WITHOUT_DLA = (10, 7), (11, 4)
+"""The last version that had it, and the first that has it again."""
+
 STRONG_TYPING = (10,)
 """The first major version whose networks take their types from the graph."""
 
@@ -47,10 +50,8 @@ def plan_for(
         InputError: An axis is dynamic and no sample says how long it gets, or the device has no
             such accelerator.
     """
-    if build.dla is not None and "dla" not in profile.compute.engines:
-        raise InputError(
-            f"{profile.name} has no DLA", hint=f"it has {', '.join(profile.compute.engines)}"
-        )
+    if build.dla is not None:
+        _ensure_dla(profile)
     return BuildPlan(
         shapes={spec.name: _range(spec, seen, build) for spec in inputs if not spec.is_static},
         workspace_bytes=build.workspace_mb * 2**20,
@@ -61,6 +62,17 @@ def plan_for(
         is_sparse=build.sparse,
         is_refittable=build.refit,
     )
+
+
+def _ensure_dla(profile: DeviceProfile) -> None:
+    if "dla" not in profile.compute.engines:
+        has = ", ".join(profile.compute.engines)
+        raise InputError(f"{profile.name} has no DLA", hint=f"it has {has}")
+    if WITHOUT_DLA[0] < lowest_version(profile)[:2] < WITHOUT_DLA[1]:
+        raise InputError(
+            f"TensorRT {profile.software.tensorrt} of {profile.name} has no DLA",
+            hint="take the GPU, or another release of JetPack",
+        )
 
 
 def _range(spec: TensorSpec, seen: Sequence[Feeds], build: BuildSpec) -> ShapeRange:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edge.cli import _output
-from edge.core.profile import DeviceProfile, load_profile, profile_names
+from edge.core.profile import DeviceProfile, load_profile, profile_names, profile_releases
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -38,9 +38,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _list(profiles: list[DeviceProfile]) -> None:
+def _list(everything: list[DeviceProfile]) -> None:
     from rich.text import Text
 
+    names = [profile.name for profile in everything]
+    later = [f"{name}-{release}" for name in names for release in profile_releases(name)]
+    profiles = [profile for profile in everything if profile.name not in later]
     rows: list[tuple[str | Text, ...]] = []
     for family in dict.fromkeys(profile.device.family for profile in profiles):
         rows.append((Text(family, style="bold"), "", "", "", ""))
@@ -51,6 +54,7 @@ def _list(profiles: list[DeviceProfile]) -> None:
     _output.say(
         "[dim]TOPS: dense INT8 peak by the vendor, unless marked. More: edge profiles NAME[/]"
     )
+    _output.say(f"[dim]With later software: {', '.join(later)}[/]")
 
 
 def _row(profile: DeviceProfile) -> tuple[str, ...]:

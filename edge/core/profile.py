@@ -156,8 +156,11 @@ msgspec.json.Decoder(DeviceProfile)
 
 
 def profile_names() -> list[str]:
-    """Names of all profiles, sorted."""
-    return plugins.stems(PACKAGE, ".toml")
+    """Names of all profiles and of their releases, sorted."""
+    stems = plugins.stems(PACKAGE, ".toml")
+    return sorted(
+        [*stems, *(f"{stem}-{name}" for stem in stems for name in profile_releases(stem))]
+    )
 
 
 def load_profile(name: str) -> DeviceProfile:
@@ -166,14 +169,38 @@ def load_profile(name: str) -> DeviceProfile:
     Raises:
         ProfileError: There is no such profile, or its file is not valid.
     """
-    known = profile_names()
-    if name not in known:
-        raise ProfileError(f"no device profile named {name!r}", hint=_suggestion(name, known))
+    stem, release = _file_of(name)
+    tables = _tables(stem)
+    releases = tables.pop("releases", {})
+    if release:
+        tables = _overlay(tables, releases[release])
     try:
-        profile = msgspec.convert({**_tables(name), "name": name}, DeviceProfile)
+        profile = msgspec.convert({**tables, "name": name}, DeviceProfile)
     except msgspec.ValidationError as error:
-        raise ProfileError(f"device profile {name}.toml: {error}") from error
+        raise ProfileError(f"device profile {stem}.toml: {error}") from error
     return _probe(profile) if profile.device.probed else profile
+
+
+def _file_of(name: str) -> tuple[str, str]:
+    """The stem of the file that describes the device ``name``, and which release of it, if any."""
+    stems = plugins.stems(PACKAGE, ".toml")
+    if name in stems:
+        return name, ""
+    for stem in stems:
+        release = name.removeprefix(f"{stem}-")
+        if release != name and release in profile_releases(stem):
+            return stem, release
+    known = profile_names()
+    raise ProfileError(f"no device profile named {name!r}", hint=_suggestion(name, known))
+
+
+def profile_releases(name: str) -> list[str]:
+    """Later releases of the software of the device ``name``; each is the end of a profile's name.
+
+    In the file each is a table that is laid over the rest.
+    """
+    is_file = name in plugins.stems(PACKAGE, ".toml")
+    return list(_tables(name).get("releases", {})) if is_file else []
 
 
 def _suggestion(name: str, known: list[str]) -> str:

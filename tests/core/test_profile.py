@@ -37,6 +37,18 @@ def test_a_new_file_is_a_new_device(folder: Path) -> None:
     assert (board.name, board.device.title, board.onnx.opset) == ("board", "A board", 17)
 
 
+def test_a_release_is_laid_over_the_profile_and_inherited(folder: Path) -> None:
+    (folder / "_base.toml").write_text(MINIMAL + "[releases.v2.onnx]\nopset = 20\nir = 9\n")
+    (folder / "board.toml").write_text('extends = "_base"\n')
+    assert profile_names() == ["board", "board-v2"]
+    assert load_profile("board").onnx.opset == 17
+    later = load_profile("board-v2")
+    assert (later.name, later.device.title, later.onnx.opset) == ("board-v2", "A board", 20)
+    with pytest.raises(ProfileError, match="'board-v3'") as caught:
+        load_profile("board-v3")
+    assert "board-v2" in caught.value.hint
+
+
 def test_the_name_is_that_of_the_file(folder: Path) -> None:
     (folder / "board.toml").write_text('name = "other"\n' + MINIMAL)
     assert load_profile("board").name == "board"

@@ -18,6 +18,7 @@ from edge.core import plugins
 from edge.core.build import ShapeRange, read_plan
 from edge.core.contracts import ConvertRequest
 from edge.core.errors import InputError, ModelError
+from edge.core.profile import load_profile
 from edge.core.spec import BuildSpec
 
 CONVERTER = plugins.converter("tensorrt")
@@ -247,6 +248,13 @@ def test_what_the_builder_may_do_is_in_the_plan(convert, orin):
 def test_a_dla_that_the_device_has_not_is_refused(convert, orin):
     with pytest.raises(InputError, match="no DLA"):
         convert(orin, "fp16", BuildSpec(dla=0))
+
+
+def test_a_dla_that_tensorrt_left_out_is_refused(convert):
+    with pytest.raises(InputError, match=r"TensorRT >=10\.16,<11 .* has no DLA"):
+        convert(load_profile("jetson-agx-orin-64gb-jp7"), "fp16", BuildSpec(dla=0))
+    _, folder = convert(load_profile("jetson-agx-orin-64gb"), "fp16", BuildSpec(dla=1))
+    assert read_plan(folder).dla_core == 1
 
 
 def test_without_samples_fp16_says_that_ranges_are_not_known(convert, orin):
