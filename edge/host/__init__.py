@@ -1,7 +1,10 @@
 """The on-device runtime: picks a variant for this machine, loads it, runs it, and counts."""
 
+from edge.host.ahead import Outcome as Outcome
+from edge.host.ahead import build_ahead as build_ahead
 from edge.host.building import BuildProgress as BuildProgress
 from edge.host.choice import Fallback as Fallback
+from edge.host.choice import Wish as Wish
 from edge.host.goldens import GoldenResult as GoldenResult
 from edge.host.loading import load as load
 from edge.host.loading import load_bundle as load_bundle
