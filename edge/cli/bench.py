@@ -108,8 +108,8 @@ def _load(
     refused: list[Row] = []
     for variant in _asked_for(args, bundle):
         try:
-            model = load(args.bundle, variant=variant.id, options=options)
-        except (UnavailableError, EngineError) as error:
+            model = load(args.bundle, engine=variant.engine, variant=variant.id, options=options)
+        except (NotFoundError, UnavailableError, EngineError) as error:
             refused.append(Row(variant.id, variant.engine, reason=str(error)))
         else:
             models[variant.id] = stack.enter_context(model)
@@ -142,7 +142,7 @@ def _feeds(bundle: Bundle, models: dict[str, Model]) -> tuple[dict[str, Feeds], 
 
 
 def _row(model: Model, figures: Figures) -> Row:
-    engine = model.variant.engine
+    engine = model.engine
     return Row(
         id=model.variant.id,
         engine=engine,

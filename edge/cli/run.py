@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             version=model.version,
             task=model.manifest.task,
             variant=model.variant.id,
-            engine=model.variant.engine,
+            engine=model.engine,
             choice=model.choice,
             placement=model.placement,
             answers=answers,

@@ -100,7 +100,7 @@ def _verify_variant(path: Path, variant: Variant) -> VariantResult:
         availability = plugins.backend(variant.engine).availability()
         if not availability.ready:
             return result("skipped", availability.reason, availability.hint)
-        with load(path, variant=variant.id) as model:
+        with load(path, engine=variant.engine, variant=variant.id) as model:
             answers = tuple(model.verify_goldens())
     except (NotFoundError, UnavailableError) as error:
         return result("skipped", str(error), error.hint)

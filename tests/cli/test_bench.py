@@ -58,7 +58,7 @@ def test_a_variant_that_can_not_run_here_is_listed_with_why(
     said = _json(capsys, path, "--all")
     absent = next(row for row in said["variants"] if row["engine"] == "absent")
     assert "figures" not in absent
-    assert "no engine named absent" in absent["reason"]
+    assert "no engine named 'absent'" in absent["reason"]
     assert main(["bench", str(path), "--all", *SHORT]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80

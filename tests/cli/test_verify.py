@@ -105,7 +105,8 @@ def host(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
 
         def __exit__(self, *_: object) -> None: ...
 
-    def load(path: Path, *, variant: str) -> Loaded:
+    def load(path: Path, *, engine: str, variant: str) -> Loaded:
+        assert variant.startswith(engine)  # no other engine stands in for it
         does = behaviour[variant.removesuffix("-fp32")]
         if isinstance(does, Exception):
             raise does
