@@ -21,7 +21,7 @@ from converters._tensorrt import half, planning, quantizing, rules, trial, weigh
 from converters._tensorrt.calibration import peaks
 from converters._tensorrt.emulation import OPTIONS, emulated
 from converters._tensorrt.network import has_subgraphs
-from edge.core.build import PLAN_FILE
+from edge.core.build import PLAN_FILE, BuildPlan
 from edge.core.contracts import (
     Availability,
     ConvertRequest,
@@ -45,6 +45,9 @@ EXTRA = "convert"
 FILE = "model.onnx"
 SEEN = 32
 """Samples that say how large values get, and how long dynamic axes."""
+
+SAID = 160
+"""Characters of a builder's complaint that go into a note: some are a screen long."""
 
 OPSETS = {"half scales": 19, "int4": 21, "bf16": 22, "scales per channel": 13}
 """The opset that each begins with. Without half scales, QuantizeLinear takes and gives FP32 only,
@@ -100,17 +103,15 @@ class TensorRtConverter:
         samples: list[Feeds] = []
         if request.calibration is not None:
             samples = list(CalibrationSamples(request.calibration, inputs, SEEN))
+        notes: tuple[str, ...] = ()
         if request.precision in ("int8", "fp8"):
             model, notes = _quantized(model, inputs, request)
         elif request.precision == "int4":
             model, notes = _with_int4(_raised(model, OPSETS["int4"], request), samples)
         elif request.precision == "bf16":
-            model = half.to_half(_raised(model, OPSETS["bf16"], request), {}, half.BFLOAT).model
-            notes = ()
+            model = half.to_bfloat(_raised(model, OPSETS["bf16"], request))
         elif request.precision == "fp16":
             model, notes = _half(model, samples)
-        else:
-            notes = ()
         _pin(model, request.profile)
         _prove(model, samples)
         flags = _flags(request)
@@ -129,7 +130,7 @@ class TensorRtConverter:
             options={"device": "gpu"},
             built_with={name: metadata.version(name) for name in ("onnx", "onnxruntime")},
             requires={"tensorrt": planning.required_version(request.profile)},
-            notes=notes,
+            notes=(*notes, *_tried(into / FILE, plan, request.precision)),
         )
 
     def sensitivities(
@@ -238,6 +239,15 @@ def _prove(model: ModelProto, samples: list[Feeds]) -> None:
         raise EngineError(
             f"the graph for TensorRT breaks a rule: {finding.message}: {finding.nodes}"
         )
+
+
+def _tried(path: Path, plan: BuildPlan, precision: str) -> tuple[str, ...]:
+    """What TensorRT-RTX makes of the graph, where it is installed."""
+    if not trial.is_possible():
+        return ()
+    tried = trial.try_out(path, plan, trial.CAPABILITIES.get(precision, trial.AMPERE))
+    said = f"does not build it: {tried.error[:SAID]}" if tried.error else "builds it without a GPU"
+    return (f"TensorRT-RTX {tried.version} {said}",)
 
 
 def _flags(request: ConvertRequest) -> tuple[str, ...]:

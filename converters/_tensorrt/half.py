@@ -33,6 +33,9 @@ KINDS = {HALF: "tensor(float16)", BFLOAT: "tensor(bfloat16)"}
 _AS_IT_COMES = frozenset(["Cast", "Shape", "Size", "IsNaN"])
 """They read either form of a tensor; what they give depends on neither."""
 
+_NO_BFLOAT = frozenset(["ConvTranspose"])
+"""TensorRT-RTX 1.7 can't infer its type: "Could not infer output types for operation: deconv"."""
+
 _IN_FLOAT = frozenset(["QuantizeLinear", "DequantizeLinear"])
 
 
@@ -86,6 +89,13 @@ def to_half(model: ModelProto, in_float: Mapping[str, str], kind: int = HALF) ->
             hint="keep it in fp32",
         )
     return Halved(_Halving(model, in_float, kind).run(), dict(in_float))
+
+
+def to_bfloat(model: ModelProto) -> ModelProto:
+    """Compute in BF16, whose range is that of FP32, all that ONNX and TensorRT allow."""
+    in_float = {n.name: "no kernel" for n in model.graph.node if n.op_type in _NO_BFLOAT}
+    converted: ModelProto = to_half(model, in_float, BFLOAT).model
+    return converted
 
 
 class _Halving:

@@ -17,7 +17,9 @@ from edge.core.build import BuildPlan, ShapeRange
 from edge.core.lazy import require
 
 MODULE = "tensorrt_rtx"
-CAPABILITY = "SM86"
+AMPERE = "SM86"
+CAPABILITIES = {"fp8": "SM89"}
+"""The GPU that a precision begins with, where it is a later one."""
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -43,7 +45,7 @@ def parse(path: Path) -> Trial:
     return _parsed(trt, trt.Builder(_logger(trt, [])), path)[0]
 
 
-def try_out(path: Path, plan: BuildPlan, capability: str = CAPABILITY) -> Trial:
+def try_out(path: Path, plan: BuildPlan, capability: str = AMPERE) -> Trial:
     """Parse the graph at ``path`` and build it for an NVIDIA GPU of ``capability``."""
     trt = require(MODULE, extra="convert")
     heard: list[str] = []

@@ -77,6 +77,7 @@ def test_bf16_rounds_to_its_eight_bits(rich, convert, jetpack7, pictures):
     assert (model.opset_import[0].version, read_plan(folder).flags) == (22, ("bf16",))
     reached = _signal_to_noise(answers(rich, pictures[:4]), _run(variant, folder, pictures))
     assert 30 < reached < 60
+    assert not any("does not build" in note for note in variant.notes)
 
 
 @pytest.fixture
@@ -283,10 +284,11 @@ def test_magnitudes_are_those_of_all_samples(rich, pictures):
 def test_tensorrt_rtx_takes_every_node_and_builds_strongly_typed(convert, orin, precision):
     if not trial.is_possible():
         pytest.skip("needs tensorrt-rtx, which builds without a GPU: pip install tensorrt-rtx")
-    _, folder = convert(orin, precision)
+    variant, folder = convert(orin, precision)
     tried = trial.try_out(folder / "model.onnx", read_plan(folder))
     assert (tried.error, tried.nodes) == ("", ())
     assert tried.engine
+    assert any("builds it" in note for note in variant.notes)
 
 
 def test_tensorrt_rtx_names_what_it_does_not_take(rich, orin, convert, tmp_path):
