@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -19,11 +19,15 @@ Section = TypeVar("Section", bound=msgspec.Struct)
 
 
 class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``edge serve``. ``http`` is ``host:port``; ``drain_s`` bounds the wait at SIGTERM."""
+    """``edge serve``. ``http`` is ``host:port``; ``drain_s`` bounds the wait at SIGTERM.
+
+    ``fallback`` says whether another variant or device may serve than the preferred one.
+    """
 
     models: tuple[str, ...] = ()
     http: str = "127.0.0.1:8000"
     engine: str = ""
+    fallback: Literal["deny", "warn", "allow"] = "warn"
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     max_body_bytes: Annotated[int, Positive] = 256 * 1024 * 1024
 

@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--http", metavar="HOST:PORT", help="where to listen; port 0: a free one")
     parser.add_argument("--mqtt", metavar="URL", help="report to this broker")
     parser.add_argument("--engine", help="only variants for this engine")
+    parser.add_argument(
+        "--fallback",
+        choices=("deny", "warn", "allow"),
+        help="whether another variant or device may serve, also while an engine is built",
+    )
     parser.add_argument("--config", type=Path, metavar="edge.toml", help="settings file")
     parser.add_argument(
         "--json", action="store_true", help="print what it says as JSON, a line each"
@@ -56,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     with bind(settings.serve.http) as listening:
         url = f"http://{address_of(listening)}"
         _warn_of_strangers(listening, url)
-        with Runtime(*settings.serve.models, engine=settings.serve.engine or None) as runtime:
+        engine, fallback = settings.serve.engine or None, settings.serve.fallback
+        with Runtime(*settings.serve.models, engine=engine, fallback=fallback) as runtime:
             tell = _tell_json if args.json else _tell
             is_clean = _run_loop(_serve(runtime, settings, listening, partial(tell, url)))
             if not is_clean:
@@ -121,7 +127,12 @@ def _telemetry(runtime: Runtime, settings: Settings) -> Iterator[None]:
 def _settings(args: argparse.Namespace) -> Settings:
     """What the file and the environment say, with the flags laid over it."""
     settings = load_settings(args.config)
-    flags = {"models": tuple(args.models), "http": args.http, "engine": args.engine}
+    flags = {
+        "models": tuple(args.models),
+        "http": args.http,
+        "engine": args.engine,
+        "fallback": args.fallback,
+    }
     given = {name: value for name, value in flags.items() if value}
     replace = msgspec.structs.replace
     mqtt = replace(settings.mqtt, url=args.mqtt) if args.mqtt else settings.mqtt

@@ -201,6 +201,13 @@ class Model:
             lease.hand_over(opened.session)
         return True
 
+    def settle(self, opened: Opened) -> None:
+        """Stay with the session, of which ``opened`` says more; nothing replaces it any more."""
+        with self._lock:
+            if not self._is_closed:
+                self.opened, self._lease = opened, None
+                self._run = opened.session.run
+
     def close(self) -> None:
         """Finish what was submitted and give the engine's memory back."""
         with self._lock:

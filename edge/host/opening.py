@@ -191,6 +191,8 @@ class Opener:
         if is_fallback:
             self._permit(reason)
         session = self._session(bundle, candidate)
+        if is_fallback:
+            self._warn(reason)
         is_fallback |= session.placement.is_fallback
         return Opened(candidate, session, reason, is_fallback)
 
@@ -223,6 +225,7 @@ class Opener:
             raise UnavailableError(placement.reason)  # the next candidate is better than this
         if placement.is_fallback:
             self._permit(placement.reason)
+            self._warn(placement.reason)
 
     def _seen_from_outside(self, placement: Placement, candidate: Candidate) -> Placement:
         """The engine was asked for the device that is here; the variant wanted another one."""
@@ -241,12 +244,13 @@ class Opener:
         return {**of_profile, **self._wish.options, "device": candidate.device}
 
     def _permit(self, reason: str) -> None:
-        """Let a fallback pass as the caller wished: silently, with a warning, or not at all."""
         if self._wish.fallback == "deny":
             raise UnavailableError(
                 f"{self._name} can not run as it is meant to, and fallback is denied: {reason}",
                 hint="allow it with fallback='warn'",
             )
+
+    def _warn(self, reason: str) -> None:
         if self._wish.fallback == "warn":
             log.warning("%s falls back: %s", self._name, reason)
 

@@ -199,7 +199,7 @@ class Slot:
                     return
                 if model is not None and interim is not None:
                     log.error("%s stays a fallback: %s", self.name, error)
-                    model.opened = opener.revised(interim)
+                    model.settle(opener.revised(interim))
                 else:
                     log.error("%s %s: %s", self.name, self.version, error)
                     self.error, self.state = error, "failed"

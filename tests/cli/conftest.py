@@ -1,4 +1,4 @@
-"""A bundle of the sample model, packed without converting it."""
+"""Bundles that were packed without converting anything."""
 
 from __future__ import annotations
 
@@ -64,5 +64,40 @@ def pack_digits(tmp_path: Path, digits: Path) -> PackDigits:
             **given,  # type: ignore[arg-type]
         )
         return pack(manifest, parts, tmp_path / "digits.edge")
+
+    return make
+
+
+@pytest.fixture
+def pack_variants(tmp_path: Path) -> Callable[..., Path]:
+    """Pack variants named by their engines; the first is chosen."""
+
+    tensor = TensorSpec("x", "float32", (1, 2))
+
+    def make(*names: str, requires: dict[str, str] | None = None, name: str = "m") -> Path:
+        variants = tuple(
+            Variant(
+                id=variant,
+                engine=variant.partition("-")[0],
+                precision="int8",
+                files=(),
+                inputs=(tensor,),
+                outputs=(tensor,),
+                chosen=variant == names[0],
+                requires=(requires or {}) if variant.startswith("forge") else {},
+            )
+            for variant in names
+        )
+        manifest = Manifest(
+            schema=1,
+            name=name,
+            version="1",
+            task="tensors",
+            profile="host",
+            source_sha256="0" * 64,
+            variants=variants,
+        )
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        return pack(manifest, tmp_path / "parts", tmp_path / f"{name}.edge")
 
     return make

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from edge.bundle import pack
 from edge.cli import build
 from edge.cli._main import (
     EXIT_DONE,
@@ -21,43 +20,8 @@ from edge.cli._main import (
     main,
 )
 from edge.core.errors import EngineError
-from edge.core.manifest import Manifest, Variant
-from edge.core.tensor import TensorSpec
 
-TENSOR = TensorSpec("x", "float32", (1, 2))
 Pack = Callable[..., Path]
-
-
-@pytest.fixture
-def pack_variants(tmp_path: Path) -> Pack:
-    """Pack variants named by their engines: ``forge-int8`` is for the forge."""
-
-    def make(*names: str, requires: dict[str, str] | None = None, name: str = "m") -> Path:
-        variants = tuple(
-            Variant(
-                id=variant,
-                engine=variant.partition("-")[0],
-                precision="int8",
-                files=(),
-                inputs=(TENSOR,),
-                outputs=(TENSOR,),
-                requires=(requires or {}) if variant.startswith("forge") else {},
-            )
-            for variant in names
-        )
-        manifest = Manifest(
-            schema=1,
-            name=name,
-            version="1",
-            task="tensors",
-            profile="host",
-            source_sha256="0" * 64,
-            variants=variants,
-        )
-        (tmp_path / "parts").mkdir(exist_ok=True)
-        return pack(manifest, tmp_path / "parts", tmp_path / f"{name}.edge")
-
-    return make
 
 
 Build = Callable[..., tuple[int, list[dict[str, Any]]]]

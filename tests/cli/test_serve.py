@@ -115,6 +115,15 @@ def test_flags_go_before_the_settings_file(bundle: Path, tmp_path: Path, serve: 
     assert printed[-1].startswith("serving http://127.0.0.1:")
 
 
+def test_a_denied_fallback_leaves_the_model_failed(bundle: Path, serve: Serve) -> None:
+    ready = json.loads(
+        next_line(serve(bundle, "--http", "127.0.0.1:0", "--fallback", "deny", "--json"))
+    )
+    (model,) = ready["models"]
+    assert model["state"] == "failed"
+    assert "fallback is denied" in model["reason"]
+
+
 def test_nothing_to_serve_is_wrong_usage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,6 +193,39 @@ def test_a_model_is_told_of_again_once_its_engine_is_built(
             "  ✓ zeros 1  tensorrt int8 on gpu",
             "    chosen at conversion",
         ]
+
+
+BUILDING_FOREVER = """
+import sys, threading
+sys.path.insert(0, {tests!r})
+from edge.core import plugins
+from conftest import Forge
+
+forge, backend, stems = Forge(), plugins.backend, plugins.stems
+forge.go.wait = lambda _: threading.Event().wait()
+plugins.backend = lambda name: forge if name == "forge" else backend(name)
+plugins.stems = lambda package, *suffix: [*stems(package, *suffix), "forge"]
+from edge.cli._main import main
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("fallback", ["deny", "allow"])
+def test_a_build_does_not_keep_the_server_from_ending(
+    fallback: str, pack_variants: Callable[..., Path], tmp_path: Path
+) -> None:
+    code = BUILDING_FOREVER.format(tests=str(Path(__file__).parent.parent))
+    path = pack_variants("forge-int8", "null-int8")
+    arguments = (str(path), "--http", "127.0.0.1:0", "--json", "--fallback", fallback)
+    command = [sys.executable, "-c", code, *arguments]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
+        (model,) = json.loads(next_line(process))["models"]
+        assert model["state"] == ("building" if fallback == "deny" else "ready")
+        assert model["building"]["variant"] == "forge-int8"
+        process.terminate()
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
 
 
 def test_nothing_more_is_told_where_nothing_is_built(capsys: pytest.CaptureFixture[str]) -> None:

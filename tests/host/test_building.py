@@ -120,7 +120,7 @@ def test_an_engine_that_fails_its_goldens_does_not_take_over(bundle: Path, forge
 def test_a_build_that_fails_leaves_the_fallback_and_says_why(bundle: Path, forge: Any) -> None:
     forge.fail["made"] = EngineError("out of memory while hammering")
     with edge.Runtime(bundle, fallback="allow") as runtime:
-        runtime.model("product")
+        model = runtime.model("product")
         forge.finish()
         now = status(runtime)
         assert (now.state, now.is_fallback, now.building) == ("ready", True, None)
@@ -129,6 +129,8 @@ def test_a_build_that_fails_leaves_the_fallback_and_says_why(bundle: Path, forge
         )
         assert runtime.is_ready
         assert runtime.infer("product", {"x": ONES})
+        assert runtime.model("product") is model
+        assert model.infer({"x": ONES})
 
 
 def test_a_defect_of_the_builder_is_a_failed_build(alone: Path, forge: Any) -> None:

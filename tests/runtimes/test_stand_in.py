@@ -205,13 +205,15 @@ def test_the_provider_gets_our_cache_and_what_the_plan_says(
 
 @pytest.mark.parametrize("how", ["broken", "dropped"])
 def test_a_provider_that_does_not_start_gives_way_to_the_next(
-    how: str, providers: Providers, make_bundle: MakeBundle
+    how: str, providers: Providers, make_bundle: MakeBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     getattr(providers, how).add(TENSORRT)
     with edge.load(make_bundle("tensorrt", "onnxruntime")) as model:
         assert (model.engine, model.placement.actual) == ("onnxruntime", "cuda")
         assert model.variant.id == "tensorrt-int8"
         assert model.placement.precision == "float"
+    (warning,) = caplog.records
+    assert warning.getMessage().endswith("onnxruntime runs tensorrt-int8 on cuda")
 
 
 @pytest.mark.parametrize("how", ["broken", "dropped", "absent"])
