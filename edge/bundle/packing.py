@@ -12,7 +12,7 @@ from typing import BinaryIO
 import msgspec
 
 from edge.bundle import archive, contents
-from edge.bundle.durable import replacing
+from edge.core.durable import replacing
 from edge.core.errors import BundleError, InputError
 from edge.core.manifest import FileEntry, Manifest, Variant
 

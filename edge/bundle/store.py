@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from edge.bundle.durable import sync_folder
+from edge.core.durable import locked, sync_folder
 from edge.core.errors import UnavailableError
 from edge.core.manifest import FileEntry
 
@@ -31,7 +29,7 @@ def keep(files: Sequence[FileEntry], copy: Callable[[str, BinaryIO], None], cach
         return folder
     try:
         variants.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(variants / f".{folder.name}.lock"):
+        with locked(variants / f".{folder.name}.lock"):
             if not _is_complete(folder, files):
                 _extract(files, copy, folder)
     except OSError as error:
@@ -56,14 +54,6 @@ def _is_complete(folder: Path, files: Sequence[FileEntry]) -> bool:
         )
     except OSError:
         return False
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes and threads out; the lock ends with its holder, however it ends."""
-    with open(path, "wb") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _extract(

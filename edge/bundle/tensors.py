@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from edge.bundle import archive
-from edge.bundle.durable import replacing
+from edge.core.durable import replacing
 from edge.core.errors import InputError
 
 if TYPE_CHECKING:

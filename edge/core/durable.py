@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -33,3 +34,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes and threads out; the lock ends with its holder, however it ends."""
+    with open(path, "wb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
