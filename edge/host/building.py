@@ -109,13 +109,13 @@ class Build:
             name = candidate.variant.id
             self._follow(name, "starting", 0.0)
             try:
-                opener.build(bundle, candidate, partial(self._follow, name))
+                made = opener.build(bundle, candidate, partial(self._follow, name))
             except REFUSALS as error:
                 opener.note(candidate, error)
                 continue
             if self._is_unwanted:
                 return None
-            self._follow(name, "verifying", 1.0)
+            self._follow(name, "opening", 0.0 if made is None else 1.0)
             opened = opener.open_proven(bundle, candidate, run_goldens)
             if opened is not None:
                 return opened

@@ -162,8 +162,8 @@ class Opener:
     def _has_to_wait(self, bundle: Bundle, candidate: Candidate) -> bool:
         if self._wish.fallback == "deny" and self._is_fallback(candidate):
             return False  # it is refused anyway
-        if self.to_build and candidate.device == candidate.variant.engine:
-            return True  # another engine that would build the same thing
+        if candidate.device == candidate.variant.engine:
+            return True  # another way to the same engine: opening it builds, and tells of nothing
         try:
             return not self.is_built(bundle, candidate)
         except REFUSALS:  # what is wrong is said when it is opened

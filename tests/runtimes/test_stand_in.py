@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -247,25 +248,53 @@ def test_the_cpu_stands_in_where_nothing_else_runs(
     assert caught.value.hint == "flash it"
 
 
+def wait_for_builds() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "edge-build":
+            thread.join(20)
+
+
 def test_a_stand_in_that_answers_wrongly_does_not_serve(
     providers: Providers, make_bundle: MakeBundle
 ) -> None:
     with edge.Runtime(make_bundle("tensorrt", expected=3.0)) as runtime:
         runtime.load_all()
+        wait_for_builds()
         (status,) = runtime.status()
         assert status.state == "failed"
         assert "does not answer as the source model did" in status.reason
 
 
-def test_a_status_names_the_engine_that_really_runs(
-    providers: Providers, make_bundle: MakeBundle
+def test_the_provider_builds_in_the_background_while_the_next_one_serves(
+    providers: Providers, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with edge.Runtime(make_bundle("tensorrt")) as runtime:
-        runtime.load_all()
+    """Its engine takes minutes, like any other."""
+    begun, go = threading.Event(), threading.Event()
+    make = providers.session
+
+    def build_slowly(path: str, options: Any, **given: Any) -> Any:
+        if given["providers"][0][0] == TENSORRT:
+            begun.set()
+            assert go.wait(20)
+        return make(path, options, **given)
+
+    monkeypatch.setattr(ort, "InferenceSession", build_slowly)
+    with edge.Runtime(make_bundle("tensorrt", "onnxruntime")) as runtime:
+        model = runtime.model("rounding")
+        assert begun.wait(20)
         (status,) = runtime.status()
-        assert (status.variant, status.engine) == ("tensorrt-int8", "onnxruntime")
+        assert (status.state, status.variant, status.engine) == (
+            "ready",
+            "tensorrt-int8",
+            "onnxruntime",
+        )
         assert status.placement is not None
-        assert status.placement.requested == "tensorrt"
+        assert (status.placement.requested, status.placement.actual) == ("tensorrt", "cuda")
+        assert status.reason == "tensorrt-int8 is being built: 0 % (opening)"
+        go.set()
+        wait_for_builds()
+        assert model.placement.actual == "tensorrt"
+        assert runtime.status()[0].is_fallback
 
 
 def test_an_ordinary_variant_whose_provider_breaks_runs_on_the_cpu_and_says_why(
