@@ -82,6 +82,7 @@ class Forge:
     def __init__(self) -> None:
         self.is_ready = True
         self.version = "10.3.0"
+        self.facts: dict[str, str] = {}
         self.answer = 0.0
         self.fail: dict[str, Exception] = {}
         self.built: set[str] = set()
@@ -99,7 +100,8 @@ class Forge:
     def availability(self) -> Availability:
         if not self.is_ready:
             return Availability(ready=False, reason="the fire is out", hint="light it")
-        return Availability(ready=True, version=self.version, devices=("anvil",))
+        version, facts = self.version, self.facts
+        return Availability(ready=True, version=version, devices=("anvil",), facts=facts)
 
     def is_built(self, variant: Variant, *_: object) -> bool:
         return variant.id in self.built

@@ -313,16 +313,10 @@ def test_a_version_out_of_the_required_range_is_an_obstacle(
 
 @pytest.mark.parametrize(("sm", "variant"), [("87", "made"), ("72", "null-fp32")])
 def test_what_an_engine_knows_of_the_machine_can_be_required(
-    sm: str,
-    variant: str,
-    make_bundle: MakeBundle,
-    make_variant: MakeVariant,
-    forge: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    sm: str, variant: str, make_bundle: MakeBundle, make_variant: MakeVariant, forge: Any
 ) -> None:
     forge.go.set()
-    known = msgspec.structs.replace(forge.availability(), facts={"sm": sm, "cuda": "12.6"})
-    monkeypatch.setattr(forge, "availability", lambda: known)
+    forge.facts = {"sm": sm, "cuda": "12.6"}
     needs = {"requires": {"sm": ">=80", "cuda": "12.6"}}
     path = make_bundle(make_variant("made", "forge", chosen=True, **needs), make_variant())
     with edge.load(path) as model:
