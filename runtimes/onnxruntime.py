@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.core.build import read_plan
+from edge.core.build import WORKSPACE_SHARE, read_plan
 from edge.core.cache import default_cache
 from edge.core.contracts import Availability, Placement, Session, agreed, ensure_ready, main_file
 from edge.core.errors import EngineError, InputError, MissingDependencyError, UnavailableError
@@ -119,7 +119,11 @@ class OnnxRuntimeBackend:
             settings.setdefault(_AS_WRITTEN, 1)
             precision = "fp32" if precision == "int8" else precision
         path = main_file(variant, folder)
-        providers = _providers(device, availability.devices, variant, folder)
+        told: dict[str, str] = {}
+        if device == "tensorrt":
+            told = _tensorrt_options(variant, folder, profile.memory.bytes)
+        names = _names(device, availability.devices)
+        providers = [(_PROVIDERS[name], told if name == device else {}) for name in names]
         why = ""
         try:
             session = _create(path, providers, settings)
@@ -142,20 +146,16 @@ def _engine() -> Any:
     return onnxruntime
 
 
-def _providers(
-    device: str, devices: tuple[str, ...], variant: Variant, folder: Path
-) -> list[tuple[str, dict[str, str]]]:
-    """Who is to run the nodes, best first, each with its options.
+def _names(device: str, devices: tuple[str, ...]) -> tuple[str, ...]:
+    """Who is to run the nodes, best first.
 
     The CPU is always named: the engine adds it by itself anyway, and now it is in the open.
     """
     beside = (one for one in _BESIDE.get(device, ()) if one in devices)
-    names = dict.fromkeys((device, *beside, "cpu"))
-    options = {"tensorrt": _tensorrt_options(variant, folder)} if device == "tensorrt" else {}
-    return [(_PROVIDERS[name], options.get(name, {})) for name in names]
+    return tuple(dict.fromkeys((device, *beside, "cpu")))
 
 
-def _tensorrt_options(variant: Variant, folder: Path) -> dict[str, str]:
+def _tensorrt_options(variant: Variant, folder: Path, memory_bytes: int) -> dict[str, str]:
     """What the provider is told; its flags are read as ``True``, ``1`` is an error.
 
     The provider builds without strong typing: precisions that are in the graph have to be allowed,
@@ -171,8 +171,8 @@ def _tensorrt_options(variant: Variant, folder: Path) -> dict[str, str]:
     if variant.engine != "tensorrt":  # and so without a plan
         return options
     plan = read_plan(folder)
-    if plan.workspace_bytes:
-        options["trt_max_workspace_size"] = str(plan.workspace_bytes)
+    if workspace := plan.workspace_bytes or memory_bytes // WORKSPACE_SHARE:
+        options["trt_max_workspace_size"] = str(workspace)
     flags = [flag for flag in plan.flags if flag in ("fp16", "int8")]
     return options | {f"trt_{flag}_enable": "True" for flag in flags}
 

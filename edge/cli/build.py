@@ -73,7 +73,7 @@ def _build(bundle: Bundle, wish: Wish) -> BundleBuild:
 
         def follow(variant: str, phase: str, share: float) -> None:
             if progress is not None:
-                progress(f"{variant}: {phase}", round(share * 100), 100)
+                progress(variant, round(share * 100), 100)
 
         outcomes = _interruptible(bundle, wish, follow)
     manifest = bundle.manifest

@@ -134,7 +134,7 @@ def test_a_variant_that_is_not_there_or_a_damaged_bundle_is_wrong_usage(
     assert forge.asked == []  # nothing was begun
 
 
-def test_progress_is_drawn_by_phase(
+def test_progress_is_drawn_by_variant(
     pack_variants: Pack, ask: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[tuple[str, int, int]] = []
@@ -145,7 +145,7 @@ def test_progress_is_drawn_by_phase(
 
     monkeypatch.setattr(build, "bars", recording_bars)
     ask(pack_variants("forge-a"))
-    assert drawn == [("forge-a: hammering", 42, 100)]
+    assert drawn == [("forge-a", 42, 100)]
 
 
 HANGING = """

@@ -186,7 +186,7 @@ def test_the_provider_for_tensorrt_is_second_choice_and_says_so(
 def test_the_provider_gets_our_cache_and_what_the_plan_says(
     providers: Providers, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
-    plan = BuildPlan(workspace_bytes=GIB, flags=("int8", "fp16", "fp8"))
+    plan = BuildPlan(workspace_bytes=2 * GIB, flags=("int8", "fp16", "fp8"))
     with edge.load(make_bundle("tensorrt", plan=plan)):
         pass
     ((_, options), *others) = providers.asked[0]
@@ -196,12 +196,22 @@ def test_the_provider_gets_our_cache_and_what_the_plan_says(
         "trt_engine_cache_enable": "True",
         "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(cache),
-        "trt_max_workspace_size": str(GIB),
+        "trt_max_workspace_size": str(2 * GIB),
         "trt_int8_enable": "True",
         "trt_fp16_enable": "True",
     }
     assert cache.is_dir()
     assert others == [(CUDA, {}), (CPU, {})]
+
+
+def test_the_providers_workspace_is_bounded_where_the_plan_says_nothing(
+    providers: Providers, make_bundle: MakeBundle
+) -> None:
+    with edge.load(make_bundle("tensorrt")):
+        pass
+    (_, options) = providers.asked[0][0]
+    assert options["trt_max_workspace_size"] == str(GIB)  # an eighth of a Nano's memory
+    assert "trt_int8_enable" not in options
 
 
 @pytest.mark.parametrize("how", ["broken", "dropped"])
