@@ -194,7 +194,7 @@ def _create(
                 options.add_session_config_entry(key, str(value))
         for _, told in providers:
             if "trt_engine_cache_path" in told:
-                Path(told["trt_engine_cache_path"]).mkdir(parents=True, exist_ok=True)
+                Path(told["trt_engine_cache_path"]).mkdir(0o700, parents=True, exist_ok=True)
         # Its own fallback would go on without the provider, also later on while it runs, and say
         # so on the terminal alone.
         return onnxruntime.InferenceSession(
