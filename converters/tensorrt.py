@@ -114,8 +114,9 @@ class TensorRtConverter:
             model, notes = _half(model, samples)
         _pin(model, request.profile)
         _prove(model, samples)
-        flags = _flags(request)
-        plan = planning.plan_for(inputs, samples, request.profile, request.build, flags)
+        plan = planning.plan_for(model, inputs, samples, request)
+        if request.build.refit and not plan.is_refittable:
+            notes = (*notes, "not refittable: scales and quantized weights are part of the engine")
         files = (
             _write(into / FILE, model.SerializeToString()),
             _write(into / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan))),
@@ -248,14 +249,6 @@ def _tried(path: Path, plan: BuildPlan, precision: str) -> tuple[str, ...]:
     tried = trial.try_out(path, plan, trial.CAPABILITIES.get(precision, trial.AMPERE))
     said = f"does not build it: {tried.error[:SAID]}" if tried.error else "builds it without a GPU"
     return (f"TensorRT-RTX {tried.version} {said}",)
-
-
-def _flags(request: ConvertRequest) -> tuple[str, ...]:
-    """The precisions that a builder without strong typing has to be allowed."""
-    legal = request.profile.precision.legal
-    wanted = {"fp32": (), "fp16": ("fp16",), "bf16": ("bf16",)}
-    flags = wanted.get(request.precision, (request.precision, "fp16"))
-    return tuple(name for name in flags if name in legal)
 
 
 def _pin(model: ModelProto, profile: DeviceProfile) -> None:

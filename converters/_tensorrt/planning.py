@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edge.core.build import BuildPlan, ShapeRange
+from edge.core.contracts import ConvertRequest
 from edge.core.errors import InputError
 from edge.core.profile import DeviceProfile
 from edge.core.spec import BuildSpec
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from edge.core.tensor import Feeds, TensorSpec
+
+REFITTABLE = ("fp32", "bf16", "fp16")
+"""Precisions whose weights can change in an engine; scales and quantized weights are part of it."""
+
+REFITTED = (1, 10, 16)
+"""``TensorProto.DataType``: FLOAT, FLOAT16, BFLOAT16. Scalars and integers shape the graph."""
 
 WITHOUT_DLA = (10, 7), (11, 4)
 """The last version that had it, and the first that has it again."""
@@ -38,30 +48,50 @@ def required_version(profile: DeviceProfile) -> str:
 
 
 def plan_for(
+    model: ModelProto,
     inputs: Sequence[TensorSpec],
     seen: Sequence[Feeds],
-    profile: DeviceProfile,
-    build: BuildSpec,
-    flags: tuple[str, ...],
+    request: ConvertRequest,
 ) -> BuildPlan:
-    """Plan the build of a graph with ``inputs``, of which ``seen`` are samples.
+    """Plan the build of ``model``, a finished graph whose ``inputs`` take samples like ``seen``.
 
     Raises:
         InputError: An axis is dynamic and no sample says how long it gets, or the device has no
             such accelerator.
     """
+    profile, build = request.profile, request.build
     if build.dla is not None:
         _ensure_dla(profile)
+    is_refittable = build.refit and request.precision in REFITTABLE
     return BuildPlan(
         shapes={spec.name: _range(spec, seen, build) for spec in inputs if not spec.is_static},
         workspace_bytes=build.workspace_mb * 2**20,
         is_strongly_typed=is_strongly_typed(profile),
-        flags=flags,
+        flags=_flags(request.precision, profile.precision.legal),
         tensorrt=profile.software.tensorrt,
         dla_core=build.dla,
         is_sparse=build.sparse,
-        is_refittable=build.refit,
+        is_refittable=is_refittable,
+        structure=structure_of(model) if is_refittable else "",
     )
+
+
+def _flags(precision: str, legal: Sequence[str]) -> tuple[str, ...]:
+    """The precisions that a builder without strong typing has to be allowed."""
+    wanted = {"fp32": (), "fp16": ("fp16",), "bf16": ("bf16",)}
+    flags = wanted.get(precision, (precision, "fp16"))
+    return tuple(name for name in flags if name in legal)
+
+
+def structure_of(model: ModelProto) -> str:
+    """A digest of all but the values of the weights, which a refittable engine gets later."""
+    copy = type(model)()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.data_type in REFITTED and len(tensor.dims):
+            for field in ("raw_data", "float_data", "int32_data"):
+                tensor.ClearField(field)
+    return hashlib.sha256(copy.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _ensure_dla(profile: DeviceProfile) -> None:

@@ -38,7 +38,8 @@ class BuildPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``flags`` are the precisions in the graph, which a builder without strong typing has to be
     allowed (``fp16``, ``int8``). ``workspace_bytes`` is 0 for a share of the device's memory.
-    ``tensorrt`` is the range of versions on the device that the plan was made for.
+    ``tensorrt`` is the range of versions on the device that the plan was made for. ``structure`` is
+    a digest of the graph without its weights, by which a refittable engine is known.
     """
 
     shapes: dict[str, ShapeRange] = {}
@@ -50,6 +51,7 @@ class BuildPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     is_sparse: bool = False
     is_refittable: bool = False
     has_timing_cache: bool = True
+    structure: str = ""
 
 
 class EngineBuild(msgspec.Struct, frozen=True):

@@ -39,6 +39,7 @@ def convert(rich, pictures, tmp_path):  # type: ignore[no-untyped-def]
         )
         return CONVERTER.convert(request, into), into
 
+    make.folder = tmp_path
     return make
 
 
@@ -244,6 +245,21 @@ def test_what_the_builder_may_do_is_in_the_plan(convert, orin):
     plan = read_plan(folder)
     assert (plan.workspace_bytes, plan.is_sparse, plan.is_refittable) == (2**28, True, True)
     assert (plan.dla_core, plan.tensorrt) == (None, ">=10.3,<10.4")
+
+
+def test_new_weights_do_not_change_the_structure_of_a_refittable_graph(rich, convert, orin, xavier):
+    build = BuildSpec(refit=True)
+    first = read_plan(convert(orin, "fp16", build)[1]).structure
+    for tensor in rich.graph.initializer:
+        if tensor.name == "w_first":
+            array = numpy_helper.to_array(tensor) * np.float32(1.5)
+            tensor.CopyFrom(numpy_helper.from_array(array, "w_first"))
+    source = next(path for path in convert.folder.iterdir() if path.name == "source.onnx")
+    onnx.save(rich, source)
+    assert read_plan(convert(xavier, "fp16", build)[1]).structure == first
+    variant, folder = convert(orin, "int8", build)
+    assert not read_plan(folder).is_refittable
+    assert any("not refittable" in note for note in variant.notes)
 
 
 def test_a_dla_that_the_device_has_not_is_refused(convert, orin):

@@ -1,0 +1,1 @@
+"""What the TensorRT runtime is made of."""
