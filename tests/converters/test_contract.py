@@ -27,8 +27,8 @@ CASES = [
     for name in CONVERTERS
     for precision in plugins.converter(name).precisions
     if precision != "int4"  # which refuses the convolutional network: test_weight_only.py
-    # In which TensorRT would leave these layers alone, as too small: tensorrt/test_quantizing.py.
-    and not (name == "tensorrt" and precision in ("int8", "fp8"))
+    # TensorRT leaves these layers alone, as too small; BF16 needs a newer opset: tensorrt/.
+    and not (name == "tensorrt" and precision in ("int8", "fp8", "bf16"))
 ]
 
 
