@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from converters._quantization.attention import has_attention
 from converters._quantization.closeness import JUDGED, closeness_db
 from converters._quantization.onnx_sensitivity import answers
+from converters._quantization.products import products_of
 from converters._quantization.ranges import least_error
 from converters._quantization.refinement import CAREFUL, PLAIN, even_out, refine
 from converters._quantization.remembered import Remembered, key_of
 from converters._quantization.samples import CalibrationSamples
+from converters._quantization.smoothing import smooth
 from edge.core.contracts import Recipe
 from edge.core.errors import InputError, ModelError
 from edge.core.lazy import require
@@ -33,6 +36,11 @@ Range = tuple["np.float32", "np.float32"]
 
 PER_CHANNEL_OPSET = 13
 ALIKE = 2.0
+
+PRODUCTS = ["Gemm", "MatMul"]
+
+SMOOTHED_ON = 32
+"""Samples whose peaks say what to smooth: peaks of channels hardly differ between them."""
 
 _known: Remembered[Any] = Remembered()
 
@@ -72,6 +80,16 @@ def tuning_of(options: Mapping[str, Any]) -> Tuning:
         raise InputError(f"int8 for ONNX Runtime: {error}") from error
 
 
+class Target(msgspec.Struct, frozen=True):
+    """Which nodes of the float model at ``path`` are quantized; of some types ``only_inputs``."""
+
+    path: Path
+    op_types: list[str]
+    is_signed: bool
+    only_inputs: list[str] = []
+    exclude: list[str] = []
+
+
 class Candidate(msgspec.Struct, frozen=True):
     """One quantized model, and how near its answers are to the float model's, in dB."""
 
@@ -99,19 +117,27 @@ def quantize(
     onnx = require("onnx", extra="convert")
     judged = [feeds for feeds, _ in zip(samples, range(JUDGED), strict=False)]
     expected = answers(model, judged)
+    target = Target(work / "float.onnx", _op_types(), is_signed)
+    if has_attention(model):
+        # Masks of -10,000 and what a Softmax gives have no place on one grid of 256 steps: with
+        # all of it in INT8, MiniLM keeps the nearest neighbour of 19 % of its sentences.
+        target = msgspec.structs.replace(
+            target, op_types=PRODUCTS, only_inputs=PRODUCTS, exclude=_without_weights(model)
+        )
+        smooth(model, [feeds for feeds, _ in zip(samples, range(SMOOTHED_ON), strict=False)])
     if tuning.refine:
         even_out(model, judged)
         refine(model, judged, tuning.exclude)
     # Of the rounded network: ranges of the float one cost a MobileNetV2 1.5 points of agreement.
-    histograms = _known.get(key_of(model, samples), lambda: _histograms(model, samples, work))
-    path = work / "float.onnx"
+    key = key_of(model, samples)
+    histograms = _known.get(key, lambda: _histograms(model, samples, target))
     # Else it asks, on the root logger, for the pre-processing that has been done.
     require("onnxruntime.quantization.quant_utils", extra="convert").add_pre_process_metadata(model)
-    onnx.save_model(model, path)
+    onnx.save_model(model, target.path)
     best: Candidate | None = None
     for title, own_ranges in _calibrations(histograms, tuning):
         ranges = joined(model, own_ranges)
-        quantized = _quantize_static(path, ranges, tuning, judged[0], is_signed=is_signed)
+        quantized = _quantize_static(target, ranges, tuning, judged[0])
         closeness = closeness_db(expected, answers(quantized, judged))
         log.info("%s: %.1f dB from float", title, closeness)
         if best is None or closeness > best.closeness_db:
@@ -121,17 +147,24 @@ def quantize(
     return best
 
 
-def _histograms(model: ModelProto, samples: CalibrationSamples, work: Path) -> Any:
+def _without_weights(model: ModelProto) -> list[str]:
+    """Products of two activations, by name."""
+    weighted = {product.node.name for product in products_of(model.graph)}
+    products = [node.name for node in model.graph.node if node.op_type in PRODUCTS]
+    return [name for name in products if name not in weighted]
+
+
+def _histograms(model: ModelProto, samples: CalibrationSamples, target: Target) -> Any:
     """What ONNX Runtime's calibrator collects of every activation."""
     onnx = require("onnx", extra="convert")
     calibrate = require("onnxruntime.quantization.calibrate", extra="convert")
-    path = work / "calibrated.onnx"
+    path = target.path.with_name("calibrated.onnx")
     onnx.save_model(model, path)
     with contextlib.redirect_stdout(io.StringIO()):  # the calibrators print
         calibrator = calibrate.create_calibrator(
             path,
-            _op_types(),
-            augmented_model_path=str(work / "calibration.onnx"),
+            target.op_types,
+            augmented_model_path=str(path.with_name("calibration.onnx")),
             calibrate_method=calibrate.CalibrationMethod.Percentile,
             extra_options={"symmetric": False},
         )
@@ -184,31 +217,32 @@ def _with_zero(ranges: Mapping[str, tuple[float, float]]) -> dict[str, Range]:
 
 
 def _quantize_static(
-    path: Path, ranges: dict[str, Range], tuning: Tuning, feeds: Feeds, *, is_signed: bool
+    target: Target, ranges: dict[str, Range], tuning: Tuning, feeds: Feeds
 ) -> ModelProto:
     onnx = require("onnx", extra="convert")
     quantization = require("onnxruntime.quantization", extra="convert")
-    target = path.with_name("int8.onnx")
-    activation = quantization.QuantType.QInt8 if is_signed else quantization.QuantType.QUInt8
+    path = target.path.with_name("int8.onnx")
+    kinds = quantization.QuantType
     # It warns, on the root logger, of every norm whose weights have one axis only.
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         quantization.quantize_static(
+            target.path,
             path,
-            target,
             _Reader([feeds]),  # the ranges are known: see TensorQuantOverrides
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=_op_types(),
+            op_types_to_quantize=target.op_types,
             per_channel=True,
             reduce_range=tuning.reduce_range,
-            activation_type=activation,
-            weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=list(tuning.exclude),
+            activation_type=kinds.QInt8 if target.is_signed else kinds.QUInt8,
+            weight_type=kinds.QInt8,
+            nodes_to_exclude=[*tuning.exclude, *target.exclude],
             extra_options={
+                "OpTypesToExcludeOutputQuantization": target.only_inputs,
                 "TensorQuantOverrides": {
                     name: [{"rmin": low, "rmax": high}] for name, (low, high) in ranges.items()
-                }
+                },
             },
         )
     except Exception as error:  # it raises ValueError, RuntimeError, AssertionError, KeyError …
@@ -216,7 +250,7 @@ def _quantize_static(
         raise ModelError(f"ONNX Runtime can not quantize the model: {reason}") from error
     finally:
         logging.disable(disabled)
-    quantized: ModelProto = onnx.load_model(target)
+    quantized: ModelProto = onnx.load_model(path)
     return quantized
 
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from converters._quantization.attention import has_attention
 from converters._quantization.closeness import JUDGED, closeness_db
 from converters._quantization.onnx_sensitivity import answers
 from converters._quantization.refinement import CAREFUL, PLAIN, even_out, refine
+from converters._quantization.smoothing import smooth
 from converters._tensorrt import half
 from converters._tensorrt.calibration import Magnitudes, magnitudes, peaks
 from converters._tensorrt.emulation import OPTIONS, emulated
@@ -101,6 +103,8 @@ def quantize(model: ModelProto, samples: Sequence[Feeds], tuning: Tuning, form: 
     """
     judged = samples[:JUDGED]
     expected = answers(model, judged)
+    if has_attention(model):
+        smooth(model, samples)
     network = network_of(model, judged[0])
     placement = place(network, tuning.exclude)
     if not placement.layers:
