@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from converters._operators import onnxruntime as operators
+from converters._operators.opsets import opset_of, pin
 from converters._quantization import (
     dynamic_onnx,
     onnx_int8,
@@ -103,7 +104,7 @@ class OnnxConverter:
             model, notes = without_samples(model, request)
         elif request.precision == "int8":
             model, notes = to_int8(model, inputs, request)
-        _pin(model, request.profile)
+        pin(model, request.profile)
         path = into / FILE
         path.write_bytes(model.SerializeToString())
         if request.precision == "fp16":
@@ -177,7 +178,7 @@ def to_int8(
     """Static INT8 and the notes on it; signed activations for Arm, unsigned for x86."""
     tuning = onnx_int8.tuning_of(request.options)
     samples = require_samples(request.calibration, inputs, tuning.samples)
-    opset = _opset(model)
+    opset = opset_of(model)
     if opset < onnx_int8.PER_CHANNEL_OPSET:
         raise ModelError(
             f"int8 needs opset {onnx_int8.PER_CHANNEL_OPSET}, the model is in {opset}",
@@ -226,22 +227,6 @@ def _open(path: Path, entries: Mapping[str, Any] | None = None) -> Any:
             f"ONNX Runtime can not load {path.name}: {_first_line(error)}",
             hint="see what the file holds with: edge check",
         ) from error
-
-
-def _pin(model: ModelProto, profile: DeviceProfile) -> None:
-    """Keep to the opset and IR version of the profile, whatever the tools here write."""
-    onnx = require("onnx", extra=EXTRA)
-    opset, needed = _opset(model), onnx.helper.find_min_ir_version_for(model.opset_import, True)
-    if opset > profile.onnx.opset or needed > profile.onnx.ir:
-        raise ModelError(
-            f"the result is in opset {opset}, IR {needed}; {profile.name} takes up to opset "
-            f"{profile.onnx.opset}, IR {profile.onnx.ir}"
-        )
-    model.ir_version = max(needed, min(model.ir_version, profile.onnx.ir))
-
-
-def _opset(model: ModelProto) -> int:
-    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
 def _is_arm(profile: DeviceProfile) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from converters._operators import tensorrt as operators
+from converters._operators.opsets import opset_of, pin
 from converters._quantization import onnx_sensitivity
 from converters._quantization.samples import CalibrationSamples, require_samples
 from converters._quantization.sensitivity import SAMPLES
@@ -112,7 +113,7 @@ class TensorRtConverter:
             model = half.to_bfloat(_raised(model, OPSETS["bf16"], request))
         elif request.precision == "fp16":
             model, notes = _half(model, samples)
-        _pin(model, request.profile)
+        pin(model, request.profile)
         _prove(model, samples)
         plan = planning.plan_for(model, inputs, samples, request)
         if request.build.refit and not plan.is_refittable:
@@ -216,7 +217,7 @@ def _kept(in_float: dict[str, str]) -> tuple[str, ...]:
 def _raised(model: ModelProto, opset: int, request: ConvertRequest) -> ModelProto:
     onnx = require("onnx", extra=EXTRA)
     profile = request.profile
-    if _opset(model) >= opset:
+    if opset_of(model) >= opset:
         return model
     if opset > profile.onnx.opset:
         raise ModelError(
@@ -227,7 +228,7 @@ def _raised(model: ModelProto, opset: int, request: ConvertRequest) -> ModelProt
         raised: ModelProto = onnx.version_converter.convert_version(model, opset)
     except Exception as error:  # the C++ side raises RuntimeError, ConvertError and others
         raise ModelError(
-            f"{request.precision} needs opset {opset}, and the model's {_opset(model)} can not be "
+            f"{request.precision} needs opset {opset}; the model's {opset_of(model)} can not be "
             f"raised: {str(error).strip().splitlines()[0]}",
             hint="export it again with a newer opset",
         ) from error
@@ -249,22 +250,6 @@ def _tried(path: Path, plan: BuildPlan, precision: str) -> tuple[str, ...]:
     tried = trial.try_out(path, plan, trial.CAPABILITIES.get(precision, trial.AMPERE))
     said = f"does not build it: {tried.error[:SAID]}" if tried.error else "builds it without a GPU"
     return (f"TensorRT-RTX {tried.version} {said}",)
-
-
-def _pin(model: ModelProto, profile: DeviceProfile) -> None:
-    """Keep to the IR version of the profile, whatever the tools here write."""
-    onnx = require("onnx", extra=EXTRA)
-    needed = onnx.helper.find_min_ir_version_for(model.opset_import, True)
-    if needed > profile.onnx.ir:
-        raise ModelError(
-            f"the result is in opset {_opset(model)}, IR {needed}; {profile.name} takes up to "
-            f"opset {profile.onnx.opset}, IR {profile.onnx.ir}"
-        )
-    model.ir_version = max(needed, min(model.ir_version, profile.onnx.ir))
-
-
-def _opset(model: ModelProto) -> int:
-    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
 def _write(path: Path, data: bytes) -> FileEntry:
