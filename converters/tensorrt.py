@@ -15,7 +15,7 @@ import msgspec
 
 from converters._operators import tensorrt as operators
 from converters._operators.opsets import opset_of, pin
-from converters._quantization import onnx_sensitivity
+from converters._quantization import onnx_int8, onnx_sensitivity
 from converters._quantization.samples import CalibrationSamples, require_samples
 from converters._quantization.sensitivity import SAMPLES
 from converters._tensorrt import half, planning, quantizing, rules, trial, weights
@@ -90,7 +90,7 @@ class TensorRtConverter:
     def recipes(self, precision: str) -> dict[str, Recipe]:
         """Several for INT8."""
         if precision == "int8":
-            return quantizing.RECIPES
+            return onnx_int8.RECIPES
         if precision == "fp8":
             return {"": Recipe(needs_samples=True)}
         return {"": Recipe(takes_samples=True)}

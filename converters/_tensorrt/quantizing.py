@@ -11,7 +11,7 @@ import msgspec
 from converters._quantization.attention import has_attention
 from converters._quantization.closeness import JUDGED, closeness_db
 from converters._quantization.onnx_sensitivity import answers
-from converters._quantization.refinement import CAREFUL, PLAIN, even_out, refine
+from converters._quantization.refinement import even_out, refine
 from converters._quantization.smoothing import smooth
 from converters._tensorrt import half
 from converters._tensorrt.calibration import Magnitudes, magnitudes, peaks
@@ -19,7 +19,6 @@ from converters._tensorrt.emulation import OPTIONS, emulated
 from converters._tensorrt.network import inferred, network_of
 from converters._tensorrt.placement import Placement, place
 from converters._tensorrt.writing import joined, write
-from edge.core.contracts import Recipe
 from edge.core.errors import InputError, ModelError
 
 if TYPE_CHECKING:
@@ -42,18 +41,6 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refine: bool = True
     samples: int = 100
     exclude: tuple[str, ...] = ()
-
-
-RECIPES = {
-    "": CAREFUL,
-    "plain": PLAIN,
-    "histogram": Recipe(
-        {"ranges": [100.0, "histogram"]},
-        needs_samples=True,
-        is_repair=True,
-        what="ranges by histogram or min-max",
-    ),
-}
 
 
 class Form(msgspec.Struct, frozen=True):
