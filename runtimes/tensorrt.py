@@ -11,7 +11,7 @@ from typing import Any
 
 from edge.core.build import PLAN_FILE, BuildPlan, EngineBuild, Progress, read_plan
 from edge.core.contracts import Availability, Placement, ensure_ready, main_file
-from edge.core.errors import EdgeError, EngineError, MissingDependencyError, UnavailableError
+from edge.core.errors import EngineError, MissingDependencyError, UnavailableError
 from edge.core.lazy import require
 from edge.core.manifest import Variant
 from edge.core.profile import DeviceProfile
@@ -58,10 +58,11 @@ class TensorRtBackend:
         ensure_ready(self.name, self.availability())
         settings = {**variant.options, **(options or {})}
         _ensure_gpu(settings)
+        instances = _instances(settings)
         gpu = Gpu()
         try:
             with gpu.active():
-                return _Order(variant, folder, gpu).open(int(settings.get("instances", 1)))
+                return _Order(variant, folder, gpu).open(instances)
         except BaseException:
             gpu.close()
             raise
@@ -80,7 +81,8 @@ class TensorRtBackend:
                 return _Order(variant, folder, gpu).is_built
             finally:
                 gpu.close()
-        except (EdgeError, OSError):
+        except Exception as error:  # a broken install is told by ``availability``
+            log.debug("no engine of %s can be looked for: %s", variant.id, error)
             return False
 
     def build(
@@ -162,6 +164,11 @@ class _Order:
         if self._plan.dla_core is not None:
             runtime.DLA_core = self._plan.dla_core
         engine = runtime.deserialize_cuda_engine(data)
+        if engine is None and logger.is_out_of_memory:  # a new one would need as much
+            raise UnavailableError(
+                f"memory runs out as the engine is loaded: {logger.said()}",
+                hint="stop what else uses memory",
+            )
         if engine is None:
             raise EngineError(f"TensorRT does not load the engine it built: {logger.said()}")
         if self._is_refitted:
@@ -201,6 +208,19 @@ def _ensure_gpu(settings: Mapping[str, Any]) -> None:
         raise UnavailableError(
             f"TensorRT runs on the {DEVICE}, not on {device}", hint="choose another engine"
         )
+
+
+def _instances(settings: Mapping[str, Any]) -> int:
+    given = settings.get("instances", 1)
+    try:
+        instances = int(given)
+    except (TypeError, ValueError):
+        instances = 0
+    if instances < 1:
+        raise EngineError(
+            f"TensorRT can not have {given!r} instances", hint="give a whole number from 1 on"
+        )
+    return instances
 
 
 def _placement(plan: BuildPlan, precision: str) -> Placement:

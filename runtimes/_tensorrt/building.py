@@ -15,8 +15,6 @@ from runtimes._tensorrt.progress import monitor
 
 log = logging.getLogger(__name__)
 
-LEAST_WORKSPACE = 2**26
-
 
 class Order(msgspec.Struct, frozen=True):
     """What to build: the graph at ``path``, on a device with ``memory_bytes``."""
@@ -51,7 +49,7 @@ def build(trt: Any, order: Order, progress: Progress) -> Built:
     path, plan = order.path, order.plan
     workspace = plan.workspace_bytes or order.memory_bytes // WORKSPACE_SHARE
     notes: list[str] = []
-    for size in (workspace, max(workspace // 2, LEAST_WORKSPACE)):
+    for size in (workspace, workspace // 2):
         builder = _Builder(trt, plan, size)
         engine = builder.build(path, order.timings, progress)
         if engine is not None:
@@ -136,6 +134,10 @@ class _Builder:
             flags.append("SPARSE_WEIGHTS")
         if plan.is_refittable and can_refit(trt):
             flags += ["STRIP_PLAN", "REFIT"]
+        elif plan.is_refittable:
+            self.notes.append(
+                f"TensorRT {trt.__version__} can not refit: new weights need a new engine"
+            )
         for name in flags:
             if not hasattr(trt.BuilderFlag, name):
                 raise UnsupportedError(
@@ -169,7 +171,7 @@ class _Builder:
     def _set_timings(self, timings: bytes) -> None:
         """Timings that do not fit are dropped: TensorRT takes them again."""
         cache = self._config.create_timing_cache(timings)
-        if not self._config.set_timing_cache(cache, ignore_mismatch=False):
+        if cache is None or not self._config.set_timing_cache(cache, ignore_mismatch=False):
             log.warning("the timings of kernels were of no use, and are taken again")
             cache = self._config.create_timing_cache(b"")
             self._config.set_timing_cache(cache, ignore_mismatch=False)

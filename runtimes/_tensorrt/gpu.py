@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edge.core.errors import UnavailableError
+from edge.core.errors import EngineError, UnavailableError
 from edge.core.lazy import require
 
 EXTRA = "tensorrt"
@@ -32,10 +32,22 @@ class Gpu:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Whatever context the thread has otherwise comes back at the end."""
+        """Whatever context the thread has otherwise comes back at the end.
+
+        Raises:
+            UnavailableError: Memory ran out; pycuda's ``MemoryError`` is not Python's.
+            EngineError: CUDA failed in another way.
+        """
         self._context.push()
         try:
             yield
+        except self.cuda.MemoryError as error:
+            raise UnavailableError(
+                f"the GPU's memory ran out: {error}",
+                hint="take fewer instances, or stop what else uses memory",
+            ) from error
+        except self.cuda.Error as error:
+            raise EngineError(f"CUDA failed: {error}") from error
         finally:
             self.cuda.Context.pop()
 

@@ -71,10 +71,15 @@ class TensorRtSession(Session):
         self._all: list[_Instance] = []
         self._idle: queue.LifoQueue[_Instance] = queue.LifoQueue()
         with loaded.gpu.active():
-            for _ in range(instances):
-                instance = _Instance(loaded, tensors)
-                self._all.append(instance)
-                self._idle.put(instance)
+            try:
+                for _ in range(instances):
+                    self._all.append(_Instance(loaded, tensors))
+            except BaseException:
+                for instance in self._all:
+                    instance.close()
+                raise
+        for instance in self._all:
+            self._idle.put(instance)
 
     def _run(self, feeds: Feeds) -> dict[str, Array]:
         if self._loaded is None:
@@ -113,20 +118,25 @@ class _Instance:
         self._tensors = tensors
         self._stack = ExitStack()
         self._logger = loaded.logger
+        self._cuda_error = loaded.gpu.cuda.Error
         self._context = loaded.engine.create_execution_context()
         if self._context is None:
             raise UnavailableError(
                 f"TensorRT has no memory for another instance: {loaded.logger.said()}",
                 hint="take fewer instances, or stop what else uses memory",
             )
-        self._stream = loaded.gpu.cuda.Stream()
+        self._stream: Any = loaded.gpu.cuda.Stream()
         self._buffers: dict[str, Buffer] = {}
         self._growing: dict[str, GrowingOutput] = {}
         self._shapes: Shapes | None = None
         self._sizes: dict[str, int] = {}
         self._given: dict[str, tuple[int, ...]] = {}
         self._graphs: OrderedDict[Shapes, CudaGraph] = OrderedDict()
-        self._allocate(loaded)
+        try:
+            self._allocate(loaded)
+        except BaseException:
+            self.close()
+            raise
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         shapes = tuple(feeds[spec.name].shape for spec in self._tensors.inputs)
@@ -152,6 +162,7 @@ class _Instance:
         self._graphs.clear()
         self._context = None
         self._stack.close()
+        self._stream = None  # now: pycuda frees nothing of a context that was given back
 
     def _allocate(self, loaded: Loaded) -> None:
         """Buffers for the largest shapes; outputs that only the data can size grow as they come."""
@@ -220,7 +231,7 @@ class _Instance:
             return
         try:
             self._graphs[shapes] = CudaGraph(self._stream.handle, self._queue)
-        except EngineError as error:
+        except (EngineError, self._cuda_error) as error:
             self.note = f"without CUDA graphs: {error}"
             return
         if len(self._graphs) > GRAPHS:

@@ -129,16 +129,23 @@ class EngineStore:
         """Timings of kernels that other builds on this machine left; empty if there are none."""
         path = self._timings(facts)
         try:
-            return path.read_bytes() if _is_ours(path) else b""
+            if not _is_ours(path):
+                log.warning("%s could have been written by others, and is not read", path)
+                return b""
+            digest, _, timings = path.read_bytes().partition(b"\n")
         except OSError:
             return b""
+        if digest.decode("latin-1") != hashlib.sha256(timings).hexdigest():
+            log.warning("%s is damaged: the timings of kernels are taken again", path)
+            return b""
+        return timings
 
     def write_timings(self, facts: Facts, timings: bytes) -> None:
         """Keep timings for the next build; that they can't be kept is no reason to fail."""
         try:
             with replacing(self._timings(facts)) as stream:
                 os.fchmod(stream.fileno(), 0o600)
-                stream.write(timings)
+                stream.write(hashlib.sha256(timings).hexdigest().encode() + b"\n" + timings)
         except OSError as error:
             log.warning("the timings of kernels can not be kept: %s", error.strerror)
 

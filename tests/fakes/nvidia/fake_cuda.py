@@ -14,8 +14,16 @@ import numpy as np
 from fake_world import World
 
 
-class LogicError(Exception):
-    """Of pycuda: it has no base but Exception."""
+class Error(Exception):
+    """Of pycuda: the base of its errors has no base but Exception."""
+
+
+class LogicError(Error):
+    pass
+
+
+class MemoryError(Error):  # noqa: A001
+    """Of the GPU: not Python's."""
 
 
 class Stream:
@@ -36,6 +44,8 @@ class Stream:
 
     def synchronize(self) -> None:
         self._world.on_gpu("Stream.synchronize")
+        if self._world.is_broken:
+            raise LogicError("cuStreamSynchronize failed: an illegal memory access")
         assert self.captured is None, "synchronized while it was captured"
         queued, self.queued = self.queued, []
         for work in queued:
@@ -131,16 +141,21 @@ def module(world: World) -> ModuleType:
 
     def mem_alloc(size: int) -> DeviceAllocation:
         world.on_gpu("mem_alloc")
+        if world.count("mem_alloc") > world.most_allocations:
+            raise MemoryError("cuMemAlloc failed: out of memory")
         return DeviceAllocation(world, size)
 
     def memcpy_htod_async(dest: Any, src: Any, stream: Any = None) -> None:
         world.on_gpu("memcpy_htod_async")
+        if stream.captured is not None and not world.can_copy_in_capture:
+            raise LogicError("cuMemcpyHtoDAsync failed: operation not permitted")
         stream.queue(lambda: _copy(world.bytes_at(int(dest), src.nbytes), src))
 
     def memcpy_dtoh_async(dest: Any, src: Any, stream: Any = None) -> None:
         world.on_gpu("memcpy_dtoh_async")
         stream.queue(lambda: _copy(dest, world.bytes_at(int(src), dest.nbytes)))
 
+    driver.Error, driver.LogicError, driver.MemoryError = Error, LogicError, MemoryError
     driver.init = lambda: world.note("init")
     driver.Device = type("Device", (Device,), {"world": world})
     driver.Context = type("Context", (Context,), {"world": world})

@@ -59,7 +59,10 @@ class World:
         self.raises_memory_error = False
         self.refused_ops: set[str] = set()
         self.can_capture = True
+        self.can_copy_in_capture = True
         self.fails_to_run = False
+        self.is_broken = False
+        self.most_allocations = 10**6
         self.calls: list[str] = []
         self.configs: list[Any] = []
         self.memory: dict[int, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -184,6 +185,42 @@ def test_a_failed_run_is_an_engine_error_and_frees_its_instance(enter, backend, 
                 session.run({"x": X})
         world.fails_to_run = False
         np.testing.assert_array_equal(session.run({"x": X})["y"], X @ WEIGHTS)
+
+
+def test_a_failure_of_cuda_is_an_engine_error(enter, backend, make, orin):
+    world = enter()
+    with backend.open(*make(), orin) as session:
+        world.is_broken = True
+        with pytest.raises(EngineError, match="illegal memory access"):
+            session.run({"x": X})
+
+
+def test_a_copy_that_can_not_be_captured_leaves_the_answer(enter, backend, make, orin):
+    world = enter(is_integrated=False)
+    world.can_copy_in_capture = False
+    with backend.open(*make(), orin) as session:
+        for _ in range(2):
+            np.testing.assert_array_equal(session.run({"x": X})["y"], X @ WEIGHTS)
+        assert "not permitted" in session.placement.reason
+
+
+def test_no_memory_for_an_instance_is_said_and_what_was_taken_is_given_back(
+    enter, backend, make, orin
+):
+    world = enter(is_integrated=False)
+    world.most_allocations = 3
+    with pytest.raises(UnavailableError, match="memory ran out") as caught:
+        backend.open(*make(), orin, {"instances": 2})
+    assert "fewer instances" in caught.value.hint
+    assert world.count("DeviceAllocation.free") == 3
+    assert world.retained == 0
+
+
+@pytest.mark.parametrize("instances", [0, -1, "many", None])
+def test_a_wrong_number_of_instances_is_refused(enter, backend, make, orin, instances):
+    enter()
+    with pytest.raises(EngineError, match="instances"):
+        backend.open(*make(), orin, {"instances": instances})
 
 
 def test_a_closed_session_says_so_and_closes_twice(enter, backend, make, orin):
@@ -382,6 +419,13 @@ def test_out_of_memory_is_tried_once_more_with_half_the_workspace(
     assert built.notes == ("memory ran out with a workspace of 1024 MiB",)
 
 
+def test_the_second_workspace_is_never_larger(enter, backend, make, orin):
+    world = enter()
+    world.failing_builds = 1
+    backend.build(*make(workspace_bytes=2**24), orin)
+    assert [config.limits["WORKSPACE"] for config in world.configs] == [2**24, 2**23]
+
+
 def test_out_of_memory_twice_is_an_error_with_what_to_do(enter, backend, make, orin, tmp_path):
     world = enter()
     world.failing_builds = 2
@@ -410,10 +454,22 @@ def test_timings_that_do_not_fit_are_taken_again(enter, backend, make, orin, tmp
     world = enter()
     backend.build(*make(), orin)
     (timings,) = (tmp_path / "cache" / "edge" / "engines").glob("*timings.cache")
-    timings.write_bytes(b"of another time")
+    data = b"of another time"
+    timings.write_bytes(hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
     backend.build(*make(product(-WEIGHTS), "other"), orin)
     assert world.configs[1].cache.data == b""
     assert "of no use" in caplog.text
+
+
+def test_damaged_timings_never_reach_tensorrt(enter, backend, make, orin, tmp_path, caplog):
+    world = enter()
+    backend.build(*make(), orin)
+    (timings,) = (tmp_path / "cache" / "edge" / "engines").glob("*timings.cache")
+    _flip(timings)
+    backend.build(*make(product(-WEIGHTS), "other"), orin)
+    assert world.configs[1].cache.data == b""
+    assert "is damaged" in caplog.text
+    assert "of no use" not in caplog.text
 
 
 def test_progress_is_told_and_never_falls(enter, backend, make, orin, version):
@@ -474,6 +530,12 @@ def test_new_weights_in_the_same_structure_need_no_new_engine(enter, backend, ma
     assert world.count("refit") == (2 if can_refit else 0)
     if can_refit:
         assert {"STRIP_PLAN", "REFIT"} <= set(world.configs[0].set_flags)
+
+
+def test_where_there_is_no_refit_the_build_says_so(enter, backend, make, orin, version):
+    enter(version)
+    built = backend.build(*make(is_refittable=True, structure="s" * 64), orin)
+    assert any("can not refit" in note for note in built.notes) == (version == "8.5")
 
 
 def test_an_engine_that_takes_no_weights_of_the_graph_is_built_again(enter, backend, make, orin):
