@@ -255,7 +255,7 @@ def tensors_of(
 
     Raises:
         EngineError: The engine has other tensors.
-        UnsupportedError: One has a type that numpy does not know.
+        UnsupportedError: One has a type that numpy does not know, or is read on the CPU.
     """
     import numpy as np
 
@@ -278,5 +278,10 @@ def tensors_of(
         name = engine.get_tensor_dtype(spec.name).name
         if name not in _DTYPES:
             raise UnsupportedError(f"tensor {spec.name!r} is of TensorRT's type {name}")
+        if engine.get_tensor_location(spec.name) != trt.TensorLocation.DEVICE:
+            raise UnsupportedError(
+                f"tensor {spec.name!r} holds a shape, which TensorRT reads on the CPU",
+                hint="give the model that shape as a constant",
+            )
         dtypes[spec.name] = np.dtype(_DTYPES[name])
     return Tensors(tuple(inputs), tuple(outputs), dtypes)

@@ -262,6 +262,10 @@ class ICudaEngine:
         is_input = name in {value.name for value in self.model.graph.input}
         return modes.INPUT if is_input else modes.OUTPUT
 
+    def get_tensor_location(self, name: str) -> Any:
+        places = self.world.enums["TensorLocation"]
+        return places.HOST if name in self.world.on_host else places.DEVICE
+
     def get_tensor_dtype(self, name: str) -> Any:
         return self.world.enums["DataType"][NAMES[self.tensors[name].type.tensor_type.elem_type]]
 
@@ -379,7 +383,7 @@ class OnnxParserRefitter:
 
 ENUMS = (
     *("BuilderFlag", "DataType", "DeviceType", "MemoryPoolType", "TensorIOMode"),
-    "NetworkDefinitionCreationFlag",
+    *("NetworkDefinitionCreationFlag", "TensorLocation"),
 )
 
 

@@ -70,6 +70,7 @@ class World:
         self._addresses = itertools.count(0x1000, 0x100000)
         self._thread = threading.local()
         self.sized_by_data: dict[str, int] = {}
+        self.on_host: set[str] = set()
         self.enums: dict[str, Any] = {}
         self.classes: dict[str, Any] = {}
         self.parser_error: Any = None

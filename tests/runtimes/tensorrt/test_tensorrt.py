@@ -187,6 +187,14 @@ def test_a_failed_run_is_an_engine_error_and_frees_its_instance(enter, backend, 
         np.testing.assert_array_equal(session.run({"x": X})["y"], X @ WEIGHTS)
 
 
+def test_a_tensor_that_is_read_on_the_cpu_is_refused(enter, backend, make, orin, version):
+    """The GPU's address of it, which it would be given, means nothing there."""
+    world = enter(version)
+    world.on_host = {"x"}
+    with pytest.raises(UnsupportedError, match="'x' holds a shape"):
+        backend.open(*make(), orin)
+
+
 def test_a_failure_of_cuda_is_an_engine_error(enter, backend, make, orin):
     world = enter()
     with backend.open(*make(), orin) as session:
