@@ -206,7 +206,7 @@ def _ensure_gpu(settings: Mapping[str, Any]) -> None:
     device = str(settings.get("device", DEVICE)).lower()
     if device != DEVICE:
         raise UnavailableError(
-            f"TensorRT runs on the {DEVICE}, not on {device}", hint="choose another engine"
+            f"TensorRT has no {device} here, only {DEVICE}", hint="choose another engine"
         )
 
 
