@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from converters._quantization.products import drop_unused
 from converters._tensorrt.half import HALF, SUFFIX, plain
 from converters._tensorrt.network import DEQUANTIZE, QUANTIZE, Network
 from converters._tensorrt.placement import Placement, weight_axis
@@ -101,10 +102,8 @@ class _Writer:
         nodes = list(self._nodes)
         del graph.node[:]
         graph.node.extend(nodes)
-        used = {name for node in nodes for name in node.input}
-        tensors = [t for t in (*graph.initializer, *self._added.values()) if t.name in used]
-        del graph.initializer[:]
-        graph.initializer.extend(tensors)
+        graph.initializer.extend(self._added.values())
+        drop_unused(graph)  # also looks into branches, which read what lies outside
         return self._model
 
     def _pair(self, name: str) -> str:

@@ -247,6 +247,26 @@ def test_what_the_builder_may_do_is_in_the_plan(convert, orin):
     assert (plan.dla_core, plan.tensorrt) == (None, ">=10.3,<10.4")
 
 
+def test_what_branches_read_from_outside_stays(rich, convert, orin, pictures):
+    """The rest is in FP32 then, as the insides of branches are not looked at."""
+    inner = onnx.helper.make_node("Mul", ["vector_raw", "factor"], ["scaled"], "inner")
+    out = onnx.helper.make_tensor_value_info("scaled", TensorProto.FLOAT, None)
+    branch = onnx.helper.make_graph([inner], "branch", [], [out])
+    gemm = next(node for node in rich.graph.node if node.name == "vector")
+    gemm.output[0] = "vector_raw"
+    rich.graph.initializer.append(numpy_helper.from_array(np.float32(3), "factor"))
+    rich.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+    choice = onnx.helper.make_node(
+        "If", ["always"], ["vector"], "choice", then_branch=branch, else_branch=branch
+    )
+    rich.graph.node.append(choice)
+    onnx.save(rich, convert.folder / "source.onnx")
+    expected = answers(rich, pictures[:4])
+    variant, folder = convert(orin, "int8")
+    assert any("the rest in fp32" in note for note in variant.notes)
+    assert _signal_to_noise(expected, _run(variant, folder, pictures)) > 20
+
+
 def test_new_weights_do_not_change_the_structure_of_a_refittable_graph(rich, convert, orin, xavier):
     build = BuildSpec(refit=True)
     first = read_plan(convert(orin, "fp16", build)[1]).structure
@@ -254,8 +274,7 @@ def test_new_weights_do_not_change_the_structure_of_a_refittable_graph(rich, con
         if tensor.name == "w_first":
             array = numpy_helper.to_array(tensor) * np.float32(1.5)
             tensor.CopyFrom(numpy_helper.from_array(array, "w_first"))
-    source = next(path for path in convert.folder.iterdir() if path.name == "source.onnx")
-    onnx.save(rich, source)
+    onnx.save(rich, convert.folder / "source.onnx")
     assert read_plan(convert(xavier, "fp16", build)[1]).structure == first
     variant, folder = convert(orin, "int8", build)
     assert not read_plan(folder).is_refittable
