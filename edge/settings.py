@@ -46,9 +46,26 @@ class Mqtt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.device or socket.gethostname()
 
 
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[models.<name>]``: how requests for one model are run.
+
+    ``max_batch`` is how many rows may run as one; 1 keeps requests apart. ``max_delay_us`` is how
+    long a batch may wait for company while its instance has nothing else to do. ``queue`` bounds
+    how many requests wait, ``instances`` how many batches run at the same time.
+    """
+
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    max_delay_us: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
+    queue: Annotated[int, Positive] = 256
+    instances: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``models`` holds what differs from the defaults, by the name of the model."""
+
     serve: Serve = Serve()
     mqtt: Mqtt = Mqtt()
+    models: dict[str, ModelSettings] = {}
 
 
 def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -60,8 +77,12 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.envi
         SettingsError: The file can't be read, or a key or value is not known.
     """
     settings = _read(path)
-    sections = settings.__struct_fields__
-    overlaid = {name: _overlay(name, getattr(settings, name), environ) for name in sections}
+    sections = msgspec.structs.asdict(settings)
+    overlaid = {
+        name: _overlay(name, table, environ)
+        for name, table in sections.items()
+        if isinstance(table, msgspec.Struct)  # names of models make no names of variables
+    }
     return msgspec.structs.replace(settings, **overlaid)
 
 

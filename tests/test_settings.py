@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge.core.errors import SettingsError
-from edge.settings import Settings, load_settings
+from edge.settings import ModelSettings, Settings, load_settings
 
 
 @pytest.fixture
@@ -63,6 +63,10 @@ def test_an_empty_variable_empties_a_list(path: Path) -> None:
         ("[serve]\nhttp = 8000\n", "http"),
         ("[serve]\nmax_body_bytes = 0\n", "max_body_bytes"),
         ("[mqtt]\ninterval_s = 0\n", "interval_s"),
+        ("[models.digits]\nmax_bach = 8\n", "max_bach"),
+        ("[models.digits]\nmax_batch = 0\n", "max_batch"),
+        ("[models.digits]\ninstances = 0\n", "instances"),
+        ("[models]\nmax_batch = 8\n", "models"),
         ("[serve\n", "line 1"),
     ],
 )
@@ -96,6 +100,13 @@ def test_a_wrong_value_is_named_with_its_variable(path: Path, value: str) -> Non
     path.touch()
     with pytest.raises(SettingsError, match=f"EDGE_SERVE_DRAIN_S='{value}'"):
         load_settings(path, {"EDGE_SERVE_DRAIN_S": value})
+
+
+def test_models_have_sections_by_their_names(path: Path) -> None:
+    path.write_text('[models.digits]\nmax_batch = 8\n[models."yolox-nano"]\nqueue = 2\n')
+    models = load_settings(path, {"EDGE_MODELS_DIGITS_QUEUE": "no such variable"}).models
+    assert models["digits"] == ModelSettings(max_batch=8)
+    assert models["yolox-nano"] == ModelSettings(queue=2)
 
 
 def test_device_is_named_after_the_host_unless_told(path: Path) -> None:
