@@ -29,6 +29,9 @@ from edge.conversion.opening import machine
 from edge.core.build import read_plan
 from edge.core.lazy import require
 
+SAID = 56
+"""Characters of a builder's complaint that the table has room for; all of it is in the JSON."""
+
 PRECISIONS = ("fp32", "fp16", "int8")
 
 INTRODUCTION = """\
@@ -140,7 +143,8 @@ def markdown(results: list[Result], profile: str) -> str:
                 continue
             metric = "" if row.metric is None else f"{row.metric:.2f} ({result.source_metric:.2f})"
             agreement = "" if row.agreement is None else f"{100 * row.agreement:.2f} %"
-            builds = f"{row.engine_bytes / 1e6:.2f} MB" if row.engine_bytes else row.note or "–"
+            refused = f"no: {row.note[:SAID]} …" if row.note else "–"
+            builds = f"{row.engine_bytes / 1e6:.2f} MB" if row.engine_bytes else refused
             lines.append(
                 f"| {title} | {row.variant} | {row.size_bytes / 1e6:.2f} | {metric} | {agreement} "
                 f"| {'met' if row.passes else '**missed**'} "
