@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge.bundle import Bundle, open_bundle
 from edge.host.choice import Fallback, Wish
 from edge.host.model import Model
 from edge.host.opening import Opener
+
+if TYPE_CHECKING:
+    from edge.settings import ModelSettings
 
 
 def load(
@@ -19,6 +22,7 @@ def load(
     variant: str | None = None,
     options: Mapping[str, Any] | None = None,
     fallback: Fallback = "warn",
+    settings: ModelSettings | None = None,
 ) -> Model:
     """Load the best variant of a bundle for this machine; the model says which and why.
 
@@ -27,6 +31,7 @@ def load(
     Args:
         options: For the engine: ``device`` (cpu, gpu, npu), ``threads``, or its own by name.
         fallback: Whether another variant or device than the preferred one may run.
+        settings: How ``submit`` runs requests: in batches, on how many threads.
     Raises:
         BundleError: The bundle can't be read, is damaged or altered.
         NotFoundError: It has no variant of that id or engine.
@@ -36,7 +41,12 @@ def load(
     bundle = open_bundle(path)
     try:
         return load_bundle(
-            bundle, engine=engine, variant=variant, options=options, fallback=fallback
+            bundle,
+            engine=engine,
+            variant=variant,
+            options=options,
+            fallback=fallback,
+            settings=settings,
         )
     except BaseException:
         bundle.close()
@@ -50,7 +60,8 @@ def load_bundle(
     variant: str | None = None,
     options: Mapping[str, Any] | None = None,
     fallback: Fallback = "warn",
+    settings: ModelSettings | None = None,
 ) -> Model:
     """``load`` for an open bundle, which the model owns from then on."""
     wish = Wish(variant or "", engine or "", dict(options or {}), fallback)
-    return Model(bundle, Opener(bundle.manifest, wish).open_best(bundle))
+    return Model(bundle, Opener(bundle.manifest, wish).open_best(bundle), settings=settings)

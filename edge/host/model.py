@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,21 @@ import msgspec
 from edge.core.errors import InputError, UnavailableError, UnsupportedError
 from edge.core.spec import OutputSpec
 from edge.host import goldens
+from edge.host.batching import plan_batches
 from edge.host.lease import Lease
+from edge.host.scheduler import Scheduler
 from edge.host.statistics import Statistics
+from edge.settings import ModelSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from concurrent.futures import Future
 
     from edge.bundle import Bundle
     from edge.core.contracts import Placement
     from edge.core.manifest import Variant
     from edge.core.tensor import Array, Feeds, TensorSpec
+    from edge.host.batching import BatchPlan
     from edge.host.goldens import GoldenResult
     from edge.host.opening import Opened
     from edge.vision import Geometry, ImagePipeline, Label, Prediction
@@ -38,7 +43,14 @@ class Model:
     another session once that is built.
     """
 
-    def __init__(self, bundle: Bundle, opened: Opened, *, is_interim: bool = False) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        opened: Opened,
+        *,
+        is_interim: bool = False,
+        settings: ModelSettings | None = None,
+    ) -> None:
         self.manifest = bundle.manifest
         self.name = bundle.manifest.name
         self.version = bundle.manifest.version
@@ -52,7 +64,12 @@ class Model:
         self._run = (self._lease or opened.session).run
         self._is_closed = False
         self._lock = threading.Lock()
-        self._executor: ThreadPoolExecutor | None = None
+        self._settings = settings or ModelSettings()
+        self._scheduler = Scheduler(
+            self.name, self._run, self._plan(opened), self._settings, self.statistics
+        )
+        # Also when the program ends, or forgets the model: threads do not end by themselves.
+        self._end_threads = weakref.finalize(self, self._scheduler.close)
 
     @property
     def variant(self) -> Variant:
@@ -87,6 +104,11 @@ class Model:
         return self.opened.session.outputs
 
     @property
+    def batches(self) -> BatchPlan:
+        """Whether requests may run as one, and if not as wished, why."""
+        return self._scheduler.plan
+
+    @property
     def state(self) -> str:
         """``ready``, or ``idle`` once it is closed."""
         return "idle" if self._is_closed else "ready"
@@ -112,20 +134,30 @@ class Model:
         self.statistics.success(_now() - start)
         return outputs
 
-    def submit(self, feeds: Feeds) -> Future[dict[str, Array]]:
-        """Run one batch on the model's own thread; arrays must not change until it is done.
+    def submit(
+        self, feeds: Feeds, *, priority: int = 0, timeout_us: int = 0
+    ) -> Future[dict[str, Array]]:
+        """Run one batch on the model's own threads; arrays must not change until it is done.
 
+        Others that wait may run with it as one, if the model's settings allow batches.
+
+        Args:
+            priority: 1 is first, 0 stands for 10.
+            timeout_us: How long it may wait for its turn; 0 for as long as it takes.
         Raises:
-            UnavailableError: The model is closed. All else is raised by the future's ``result``.
+            UnavailableError: The model is closed, or too many requests wait. All else is raised
+                by the future's ``result``.
         """
-        with self._lock:
-            return self._worker().submit(self._infer_queued, feeds, _now())
+        return self._scheduler.submit(feeds, priority=priority, timeout_us=timeout_us)
 
-    async def ainfer(self, feeds: Feeds) -> dict[str, Array]:
-        """Run one batch on the model's own thread, without blocking the event loop."""
+    async def ainfer(
+        self, feeds: Feeds, *, priority: int = 0, timeout_us: int = 0
+    ) -> dict[str, Array]:
+        """``submit`` without blocking the event loop."""
         import asyncio  # a tenth of a program's start, which most that call this paid already
 
-        return await asyncio.wrap_future(self.submit(feeds))
+        future = self.submit(feeds, priority=priority, timeout_us=timeout_us)
+        return await asyncio.wrap_future(future)
 
     def predict(self, picture: Picture, *, top: int | None = None) -> Prediction:
         """Answer a picture: labels, boxes or a mask, by the task that the manifest declares.
@@ -191,12 +223,14 @@ class Model:
 
         The former session, of an interim model, is closed once its last request has ended.
         """
+        plan = self._plan(opened)
         with self._lock:
             if self._is_closed:
                 return False
             lease, self._lease = self._lease, None
             self.opened = opened
             self._run = opened.session.run
+            self._scheduler.switch(self._run, plan)
         if lease is not None:
             lease.hand_over(opened.session)
         return True
@@ -207,6 +241,7 @@ class Model:
             if not self._is_closed:
                 self.opened, self._lease = opened, None
                 self._run = opened.session.run
+                self._scheduler.switch(self._run, self.batches)
 
     def close(self) -> None:
         """Finish what was submitted and give the engine's memory back."""
@@ -214,9 +249,7 @@ class Model:
             if self._is_closed:
                 return
             self._is_closed = True
-            executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=True)
+        self._end_threads()
         self._run = self._refuse
         self.opened.session.close()
         self._bundle.close()
@@ -230,23 +263,8 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model {self.name} {self.version}: {self.variant.id}, {self.state}>"
 
-    def _infer_queued(self, feeds: Feeds, submitted: int) -> dict[str, Array]:
-        start = _now()
-        try:
-            outputs = self._run(feeds)
-        except BaseException:
-            self.statistics.failure(_now() - submitted)
-            raise
-        self.statistics.success(_now() - start, start - submitted)
-        return outputs
-
-    def _worker(self) -> ThreadPoolExecutor:
-        """Called with the lock held, so that nothing is submitted once ``close`` has begun."""
-        if self._is_closed:
-            raise self._closed()
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"edge-{self.name}")
-        return self._executor
+    def _plan(self, opened: Opened) -> BatchPlan:
+        return plan_batches(self._bundle, opened, self._settings.max_batch)
 
     def _refuse(self, feeds: Feeds) -> dict[str, Array]:
         raise self._closed()

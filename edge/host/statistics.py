@@ -9,6 +9,7 @@ from time import time as _now
 import msgspec
 
 STAGES = ("queue", "input", "infer", "output")
+REFUSALS = ("full", "late")
 
 _BATCH = 64
 _STEPS = 8
@@ -47,8 +48,20 @@ class Histogram(msgspec.Struct, frozen=True):
         return 0.0
 
 
+class Executions(msgspec.Struct, frozen=True):
+    """How often as many requests ran as one, and how long that took in all."""
+
+    count: int = 0
+    total_ns: int = 0
+
+
 class Snapshot(msgspec.Struct, frozen=True):
-    """Counters since the model was loaded. ``last_ms`` is the wall clock of the last inference."""
+    """Counters since the model was loaded. ``last_ms`` is the wall clock of the last inference.
+
+    ``batches`` are executions by how many requests they answered, each of which counts with the
+    whole time of its batch in ``stages``. ``refused`` counts requests that never ran, by why:
+    the queue was ``full``, or they waited until it was too ``late``.
+    """
 
     success_count: int
     success_ns: int
@@ -56,6 +69,12 @@ class Snapshot(msgspec.Struct, frozen=True):
     failure_ns: int
     last_ms: int
     stages: dict[str, Histogram]
+    batches: dict[int, Executions] = {}
+    refused: dict[str, int] = {}
+
+    @property
+    def execution_count(self) -> int:
+        return sum(executions.count for executions in self.batches.values())
 
 
 class Statistics:
@@ -74,6 +93,8 @@ class Statistics:
         self._success_count = self._success_ns = 0
         self._failure_count = self._failure_ns = 0
         self._last_s = 0.0
+        self._batches: dict[int, Executions] = {}
+        self._refused = dict.fromkeys(REFUSALS, 0)
 
     def success(self, infer_ns: int, queue_ns: int = 0) -> None:
         """Count an inference that took ``infer_ns`` after it had waited ``queue_ns``."""
@@ -94,6 +115,17 @@ class Statistics:
             self._failure_count += 1
             self._failure_ns += spent_ns
 
+    def batch(self, requests: int, infer_ns: int) -> None:
+        """Count that several inferences, each of which is counted as well, were one execution."""
+        with self._lock:
+            before = self._batches.get(requests, Executions())
+            self._batches[requests] = Executions(before.count + 1, before.total_ns + infer_ns)
+
+    def refused(self, reason: str) -> None:
+        """Count a request that did not run, for one of ``REFUSALS``."""
+        with self._lock:
+            self._refused[reason] += 1
+
     def snapshot(self) -> Snapshot:
         with self._lock:
             self._count_waiting()
@@ -109,7 +141,17 @@ class Statistics:
                     )
                     for stage in STAGES
                 },
+                batches=self._executions(),
+                refused=dict(self._refused),
             )
+
+    def _executions(self) -> dict[int, Executions]:
+        """Called with the lock held. What ran with no other request is not counted on its own."""
+        batches = self._batches.items()
+        count = self._counts["infer"] - sum(n * batch.count for n, batch in batches)
+        total_ns = self._totals_ns["infer"] - sum(n * batch.total_ns for n, batch in batches)
+        single = {1: Executions(count, total_ns)} if count > 0 else {}
+        return single | dict(sorted(batches))
 
     def _count_batch(self) -> None:
         with self._lock:

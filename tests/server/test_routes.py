@@ -191,7 +191,8 @@ def test_a_quick_model_moves_to_the_event_loop_and_a_slow_one_back_to_its_thread
 ) -> None:
     model = runtime.model("m")
     threads: list[str] = []
-    run = model._run
+    session = model.opened.session
+    run = session._run
 
     def watched(feeds: Any) -> Any:
         threads.append(threading.current_thread().name)
@@ -206,7 +207,7 @@ def test_a_quick_model_moves_to_the_event_loop_and_a_slow_one_back_to_its_thread
                 model.statistics.success(infer_ns)
         return threads[-1]
 
-    monkeypatch.setattr(model, "_run", watched)
+    monkeypatch.setattr(session, "_run", watched)
     client.json("POST", "/v2/models/m/infer", CALL)
     assert threads == ["edge-m_0"]
     assert infer(1_000) == threading.main_thread().name

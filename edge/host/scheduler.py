@@ -1,0 +1,199 @@
+"""The threads of one model: what waits runs at once when one is idle, together when none was."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from edge.core.errors import EdgeError, InputError, UnavailableError
+from edge.host.batching import BatchBuffer, BatchPlan, split
+from edge.host.queueing import Request, RequestQueue
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from edge.core.tensor import Array, Feeds
+    from edge.host.batching import Run
+    from edge.host.statistics import Statistics
+    from edge.settings import ModelSettings
+
+log = logging.getLogger(__name__)
+
+_now = time.perf_counter_ns
+
+
+class Scheduler:
+    """Runs requests on ``settings.instances`` threads, which start with the first request.
+
+    An idle instance takes what waits. Only if ``max_delay_us`` allows it, and the last batches
+    were larger than what waits now, it waits for as many; but not with a request in a hurry.
+    """
+
+    def __init__(
+        self, name: str, run: Run, plan: BatchPlan, settings: ModelSettings, statistics: Statistics
+    ) -> None:
+        self._name = name
+        self._target = run, plan
+        self._settings = settings
+        self._statistics = statistics
+        self._queue = RequestQueue(settings.queue)
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._waiting_threads = 0
+        self._expected_rows = 1
+        self._is_closed = False
+
+    @property
+    def plan(self) -> BatchPlan:
+        return self._target[1]
+
+    def switch(self, run: Run, plan: BatchPlan) -> None:
+        """Run all that begins from now on with another session."""
+        self._target = run, plan
+
+    def submit(
+        self, feeds: Feeds, *, priority: int = 0, timeout_us: int = 0
+    ) -> Future[dict[str, Array]]:
+        """Let a request wait for its turn; its future says what is wrong with it.
+
+        Raises:
+            UnavailableError: The model is closed, or too many requests wait.
+        """
+        now = _now()
+        request = Request(feeds, now)
+        future = request.future
+        try:
+            request.demand(priority, timeout_us)
+            if self.plan.is_on:
+                self.plan.admit(request)
+        except InputError as error:
+            self._statistics.failure(_now() - now)
+            future.set_exception(error)
+            return future
+        with self._changed:
+            if self._is_closed:
+                raise UnavailableError(f"model {self._name} is closed", hint="load it again")
+            if not self._threads:
+                self._start()
+            late = self._queue.purge(now) if self._queue.is_full else []
+            loser = self._queue.add(request)
+            if self._waiting_threads:
+                self._changed.notify()
+        self._refuse(late)
+        if loser is not None:
+            self._statistics.refused("full")
+            if loser is request:
+                raise self._full()
+            if loser.future.set_running_or_notify_cancel():
+                loser.future.set_exception(self._full())
+        return future
+
+    def close(self) -> None:
+        """Finish what was submitted, and end the threads."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _start(self) -> None:
+        """Called with the lock held. Daemons: whoever owns the model closes it at the very end."""
+        for number in range(self._settings.instances):
+            name = f"edge-{self._name}_{number}"
+            thread = threading.Thread(target=self._serve, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self) -> None:
+        buffer = BatchBuffer()
+        while True:
+            batch, late = self._next()
+            self._refuse(late)
+            if batch:
+                self._run(batch, buffer)
+            elif not late:
+                return
+            del batch, late  # else what was answered stays until the next request
+
+    def _next(self) -> tuple[list[Request], list[Request]]:
+        """What to run, and what it is too late for; neither if the model is closed."""
+        with self._changed:
+            while True:
+                while not len(self._queue):
+                    if self._is_closed:
+                        return [], []
+                    self._wait()
+                while len(self._queue) and (patience_s := self._patience_s()) > 0:
+                    self._wait(patience_s)
+                batch, late = self._queue.take(self.plan.max_rows, _now())
+                if batch or late:
+                    return batch, late
+
+    def _wait(self, timeout_s: float | None = None) -> None:
+        self._waiting_threads += 1
+        self._changed.wait(timeout_s)
+        self._waiting_threads -= 1
+
+    def _patience_s(self) -> float:
+        delay_us = self._settings.max_delay_us
+        if not delay_us or self._is_closed:
+            return 0.0
+        head = self._queue.head
+        wanted = min(self._expected_rows, self.plan.max_rows)
+        if self._queue.rows >= wanted or head.has_deadline:
+            return 0.0
+        return (head.submitted_ns + delay_us * 1000 - _now()) / 1e9
+
+    def _run(self, batch: list[Request], buffer: BatchBuffer) -> None:
+        start = _now()
+        try:
+            answers = self._answers(batch, buffer)
+        except BaseException as error:
+            if len(batch) > 1:  # one may be to blame, and only that one is to fail
+                log.debug("%s: a batch of %d failed: %s", self._name, len(batch), error)
+                for request in batch:
+                    self._run([request], buffer)
+                return
+            self._statistics.failure(_now() - batch[0].submitted_ns)
+            batch[0].future.set_exception(error)
+            return
+        spent = _now() - start
+        if len(batch) > 1:
+            self._statistics.batch(len(batch), spent)
+        for request in batch:
+            self._statistics.success(spent, start - request.submitted_ns)
+        # Those who get their answer now are likely to be back soon.
+        self._expected_rows = sum(request.rows for request in batch) + self._queue.rows
+        for request, answer in zip(batch, answers, strict=True):
+            request.future.set_result(answer)
+
+    def _answers(self, batch: list[Request], buffer: BatchBuffer) -> list[dict[str, Array]]:
+        run, plan = self._target
+        is_padded = plan.is_padded and batch[0].kind is not None
+        if len(batch) == 1 and not is_padded:
+            return [run(batch[0].feeds)]
+        rows = [request.rows for request in batch]
+        total = plan.max_rows if is_padded else sum(rows)
+        feeds = buffer.fill([request.feeds for request in batch], total, plan.max_rows)
+        return split(run(feeds), rows, total)
+
+    def _refuse(self, late: list[Request]) -> None:
+        for request in late:
+            if request.future.set_running_or_notify_cancel():
+                self._statistics.refused("late")
+                waited_ms = (_now() - request.submitted_ns) / 1e6
+                error = UnavailableError(
+                    f"the request's timeout passed while it waited {waited_ms:.1f} ms for "
+                    f"{self._name}",
+                    hint="give it more time, or send less at once",
+                )
+                request.future.set_exception(error)
+
+    def _full(self) -> EdgeError:
+        return UnavailableError(
+            f"{self._queue.limit} requests wait for {self._name} already",
+            hint=f"send less at once, or raise queue in [models.{self._name}] of edge.toml",
+        )
