@@ -20,6 +20,7 @@ from converters._quantization.refinement import CAREFUL, PLAIN, even_out, refine
 from converters._quantization.remembered import Remembered, key_of
 from converters._quantization.samples import CalibrationSamples
 from converters._quantization.smoothing import smooth
+from converters._quantization.weight_only_onnx import quantize_tables
 from edge.core.contracts import Recipe
 from edge.core.errors import InputError, ModelError
 from edge.core.lazy import require
@@ -125,6 +126,7 @@ def quantize(
             target, op_types=PRODUCTS, only_inputs=PRODUCTS, exclude=_without_weights(model)
         )
         smooth(model, [feeds for feeds, _ in zip(samples, range(SMOOTHED_ON), strict=False)])
+        quantize_tables(model)
     if tuning.refine:
         even_out(model, judged)
         refine(model, judged, tuning.exclude)
