@@ -61,8 +61,12 @@ def run(args: argparse.Namespace) -> int:
     with bind(settings.serve.http) as listening:
         url = f"http://{address_of(listening)}"
         _warn_of_strangers(listening, url)
-        engine, fallback = settings.serve.engine or None, settings.serve.fallback
-        with Runtime(*settings.serve.models, engine=engine, fallback=fallback) as runtime:
+        with Runtime(
+            *settings.serve.models,
+            engine=settings.serve.engine or None,
+            fallback=settings.serve.fallback,
+            models=settings.models,
+        ) as runtime:
             tell = _tell_json if args.json else _tell
             is_clean = _run_loop(_serve(runtime, settings, listening, partial(tell, url)))
             if not is_clean:

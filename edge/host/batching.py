@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from edge.core.errors import EngineError, InputError
+from edge.core.errors import EdgeError, EngineError
 from edge.core.tensor import TensorSpec, check_feeds
 from edge.host.benchmark import synthetic_feeds
 
@@ -170,14 +170,14 @@ def _proven(plan: BatchPlan, row: dict[str, Array], opened: Opened) -> BatchPlan
     run, least = opened.session.run, plan.max_rows if plan.is_padded else 1
     try:
         alone = [_answers(run, [one], least)[0] for one in rows]
-    except (EngineError, InputError) as error:
+    except EdgeError as error:
         return BatchPlan(reason=f"a single row fails: {error}")
     failure: Exception | None = None
     while plan.is_on:
         total = plan.max_rows
         try:
             together = _answers(run, [rows[number % 2] for number in range(total)], total)
-        except (EngineError, InputError) as error:
+        except EdgeError as error:
             failure = error
             plan = msgspec.structs.replace(plan, max_rows=1 if plan.is_padded else total // 2)
             continue

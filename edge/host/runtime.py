@@ -17,6 +17,7 @@ from edge.host.slot import ModelStatus, Slot
 if TYPE_CHECKING:
     from edge.core.tensor import Array, Feeds
     from edge.host.model import Model
+    from edge.settings import ModelSettings
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ class Runtime:
 
     A damaged bundle in a folder shows as failed in ``status`` and leaves the others alone.
 
+    Args:
+        models: How requests for a model are run, by its name, where not by the defaults.
     Raises:
         BundleError: A bundle that was named is damaged or missing.
         InputError: A folder holds no bundle, or two bundles claim one name and version.
@@ -39,16 +42,20 @@ class Runtime:
         engine: str | None = None,
         options: Mapping[str, Any] | None = None,
         fallback: Fallback = "warn",
+        models: Mapping[str, ModelSettings] | None = None,
     ) -> None:
         self._wish = Wish("", engine or "", dict(options or {}), fallback)
         self._is_closed = False
         self._slots: list[Slot] = []
+        self._settings = dict(models or {})
         try:
             for slot in _scan(sources):
                 self._add(slot)
         except BaseException:
             self.close()
             raise
+        for name in self._settings.keys() - self.names():
+            log.warning("there are settings for %r, but no model of that name", name)
 
     def names(self) -> list[str]:
         """Names of all models, sorted; one with several versions stands once."""
@@ -139,6 +146,7 @@ class Runtime:
                     f"{other.path} and {slot.path} are both {slot.name} version {slot.version}",
                     hint="remove one, or convert it again with another --version",
                 )
+        slot.settings = self._settings.get(slot.name)
         self._slots.append(slot)
         self._slots.sort(key=lambda slot: (slot.name, _version_key(slot.version)))
 

@@ -17,6 +17,7 @@ from edge.host.choice import Wish
 from edge.host.model import Model
 from edge.host.opening import Opened, Opener, run_goldens
 from edge.host.statistics import Snapshot
+from edge.settings import ModelSettings
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Slot:
         self.digest = bundle.digest if bundle else ""
         self.error: EdgeError | None = error
         self.state: State = "failed" if error else "staged"
+        self.settings: ModelSettings | None = None
         self._bundle = bundle
         self._model: Model | None = None
         self._build: Build | None = None
@@ -177,7 +179,9 @@ class Slot:
             self.state = "building"
             bundle.close()
             return
-        self._model = Model(bundle, opened, is_interim=bool(opener.to_build))
+        self._model = Model(
+            bundle, opened, is_interim=bool(opener.to_build), settings=self.settings
+        )
         self.state = "ready"
 
     def _warm_up(self, bundle: Bundle, opened: Opened) -> None:
@@ -214,7 +218,7 @@ class Slot:
             opened.session.close()
             bundle.close()
         elif self._model is None:
-            self._model = Model(bundle, opened)
+            self._model = Model(bundle, opened, settings=self.settings)
             self.state = "ready"
         else:
             bundle.close()

@@ -138,7 +138,7 @@ def _config(spec: TensorSpec) -> messages.TensorConfig:
 
 
 def _statistics(name: str, version: str, snapshot: Snapshot) -> messages.ModelStatistics:
-    """An inference is a request here: batches are not counted apart."""
+    """An inference is a request here, and the size of a batch the number of its requests."""
     stages = {
         stage: messages.Duration(histogram.count, histogram.total_ns)
         for stage, histogram in snapshot.stages.items()
@@ -148,7 +148,7 @@ def _statistics(name: str, version: str, snapshot: Snapshot) -> messages.ModelSt
         version=version,
         last_inference=snapshot.last_ms,
         inference_count=snapshot.success_count,
-        execution_count=snapshot.success_count,
+        execution_count=snapshot.execution_count,
         inference_stats=messages.InferStatistics(
             success=messages.Duration(snapshot.success_count, snapshot.success_ns),
             fail=messages.Duration(snapshot.failure_count, snapshot.failure_ns),
@@ -156,5 +156,9 @@ def _statistics(name: str, version: str, snapshot: Snapshot) -> messages.ModelSt
             compute_input=stages["input"],
             compute_infer=stages["infer"],
             compute_output=stages["output"],
+        ),
+        batch_stats=tuple(
+            messages.BatchStatistics(size, messages.Duration(batch.count, batch.total_ns))
+            for size, batch in snapshot.batches.items()
         ),
     )

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from edge import __version__
 
 if TYPE_CHECKING:
-    from edge.host import ModelStatus
+    from edge.host import ModelStatus, Snapshot
     from edge.server.http.message import Traffic
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _QUANTILES = {"0.5": 50.0, "0.9": 90.0, "0.99": 99.0}
+_BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64)
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _STATM = Path("/proc/self/statm")
 
@@ -65,6 +66,22 @@ def _model_families(models: list[ModelStatus]) -> Iterator[Iterator[str]]:
         [("", _name(model), stats.failure_count) for model, stats in loaded],
     )
     yield _family(
+        "edge_model_refused_total",
+        "counter",
+        "Requests that never ran: the queue was full, or it was too late when their turn came.",
+        [
+            ("", {**_name(model), "reason": reason}, count)
+            for model, stats in loaded
+            for reason, count in stats.refused.items()
+        ],
+    )
+    yield _family(
+        "edge_model_batch_requests",
+        "histogram",
+        "Requests that ran as one.",
+        [sample for model, stats in loaded for sample in _batches(_name(model), stats)],
+    )
+    yield _family(
         "edge_model_stage_seconds",
         "summary",
         "Time per request in each stage.",
@@ -83,6 +100,16 @@ def _stages(model: ModelStatus) -> Iterator[Sample]:
                 yield "", {**labels, "quantile": quantile}, seconds
         yield "_sum", labels, histogram.total_ns / 1e9
         yield "_count", labels, histogram.count
+
+
+def _batches(name: dict[str, str], statistics: Snapshot) -> Iterator[Sample]:
+    batches = statistics.batches
+    for bound in _BATCH_BOUNDS:
+        count = sum(batch.count for size, batch in batches.items() if size <= bound)
+        yield "_bucket", {**name, "le": str(bound)}, count
+    yield "_bucket", {**name, "le": "+Inf"}, statistics.execution_count
+    yield "_sum", name, sum(size * batch.count for size, batch in batches.items())
+    yield "_count", name, statistics.execution_count
 
 
 def _server_families(traffic: Traffic) -> Iterator[Iterator[str]]:

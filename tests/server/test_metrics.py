@@ -18,6 +18,9 @@ def loaded() -> ModelStatus:
     statistics.success(2_000_000, 1_000_000)
     statistics.success(2_000_000)
     statistics.transfer(3_000, 4_000)
+    statistics.success(2_000_000)
+    statistics.batch(2, 2_000_000)
+    statistics.refused("full")
     statistics.failure(5)
     return ModelStatus(
         "digits",
@@ -53,16 +56,26 @@ def test_every_family_is_described_once_and_named_edge() -> None:
 
 def test_counts_times_and_states_are_those_of_the_models() -> None:
     text = rendered()
-    assert 'edge_model_inferences_total{model="digits",version="1"} 2\n' in text
+    assert 'edge_model_inferences_total{model="digits",version="1"} 3\n' in text
     assert 'edge_model_failures_total{model="digits",version="1"} 1\n' in text
     assert 'edge_model_state{model="broken",version="?",state="failed"} 1\n' in text
-    assert 'edge_model_stage_seconds_sum{model="digits",version="1",stage="infer"} 0.004\n' in text
+    assert 'edge_model_stage_seconds_sum{model="digits",version="1",stage="infer"} 0.006\n' in text
     assert 'edge_model_stage_seconds_count{model="digits",version="1",stage="queue"} 1\n' in text
     assert 'edge_http_responses_total{code="404"} 1\n' in text
     assert "edge_http_connections 3\n" in text
     median = re.search(r'stage="infer",quantile="0.5"\} (\S+)', text)
     assert median is not None
     assert abs(float(median[1]) - 0.002) < 0.002 / 8
+
+
+def test_batches_and_refusals_are_counted() -> None:
+    text, name = rendered(), 'model="digits",version="1"'
+    assert f'edge_model_refused_total{{{name},reason="full"}} 1\n' in text
+    assert f'edge_model_refused_total{{{name},reason="late"}} 0\n' in text
+    counts = re.findall(r'edge_model_batch_requests_bucket\{.*le="([^"]+)"\} (\d+)', text)
+    assert counts == [("1", "1"), *((str(1 << n), "2") for n in range(1, 7)), ("+Inf", "2")]
+    assert f"edge_model_batch_requests_sum{{{name}}} 3\n" in text
+    assert f"edge_model_batch_requests_count{{{name}}} 2\n" in text
 
 
 def test_a_fallback_and_its_reason_are_in_the_open_and_escaped() -> None:

@@ -16,6 +16,7 @@ from edge.core.tensor import TensorSpec
 from edge.host import Runtime
 from edge.server.application import Application
 from edge.server.http.message import Head, Request, Response, Traffic
+from edge.settings import ModelSettings
 
 X, Y = (TensorSpec(name, "float32", ("batch", 2)) for name in "xy")
 CALL = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
@@ -212,3 +213,92 @@ def test_a_quick_model_moves_to_the_event_loop_and_a_slow_one_back_to_its_thread
     assert threads == ["edge-m_0"]
     assert infer(1_000) == threading.main_thread().name
     assert infer(5_000_000) == "edge-m_0"
+
+
+@pytest.fixture
+def held(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """The model ``m`` answers nobody until the event is set."""
+    session = runtime.model("m").opened.session
+    run, gate = session._run, threading.Event()
+
+    def wait(feeds: Any) -> Any:
+        assert gate.wait(20)
+        return run(feeds)
+
+    monkeypatch.setattr(session, "_run", wait)
+    yield gate
+    gate.set()
+
+
+def with_demands(**parameters: int) -> dict[str, Any]:
+    return {**CALL, "parameters": parameters}
+
+
+@pytest.fixture
+def batching(tmp_path: Path) -> Iterator[Runtime]:
+    settings = {"m": ModelSettings(max_batch=4, queue=5), "nobody": ModelSettings()}
+    with Runtime(bundle(tmp_path, "m", "1"), models=settings) as runtime:
+        yield runtime
+
+
+class TestScheduling:
+    """What requests ask for, and what settings allow."""
+
+    @pytest.fixture
+    def runtime(self, batching: Runtime) -> Runtime:
+        return batching
+
+    def test_overload_is_503_with_what_to_do(
+        self, client: Client, runtime: Runtime, held: threading.Event
+    ) -> None:
+        model = runtime.model("m")
+        feeds = {"x": np.ones((1, 2), np.float32)}
+        waiting = [model.submit(feeds)]
+        while model._scheduler._queue.rows:  # until it runs
+            pass
+        waiting += [model.submit(feeds) for _ in range(5)]
+        status, answer = client.json("POST", "/v2/models/m/infer", CALL)
+        assert status == 503
+        assert answer["error"].startswith("5 requests wait for m already (send less at once")
+        late = model.submit(feeds, priority=1, timeout_us=1)  # pushes the last of the others out
+        held.set()
+        assert [future.exception(20) is None for future in waiting] == [True] * 5 + [False]
+        assert "timeout passed" in str(late.exception(20))
+        _, answer = client.json("GET", "/v2/models/m/stats")
+        (stats,) = answer["model_stats"]
+        assert (stats["inference_count"], stats["execution_count"]) == (5, 2)
+        sizes = [(one["batch_size"], one["compute_infer"]["count"]) for one in stats["batch_stats"]]
+        assert sizes == [(1, 1), (4, 1)]
+
+    @pytest.mark.parametrize("name", ["priority", "timeout"])
+    def test_demands_reach_the_queue(
+        self, client: Client, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        seen: dict[str, int] = {}
+        model = runtime.model("m")
+        submit = model.submit
+
+        def watched(feeds: Any, **demands: int) -> Any:
+            seen.update(demands)
+            return submit(feeds, **demands)
+
+        monkeypatch.setattr(model, "submit", watched)
+        status, _ = client.json("POST", "/v2/models/m/infer", with_demands(**{name: 30_000_000}))
+        assert status == 200
+        assert seen == {"priority": 0, "timeout_us": 0} | {
+            {"timeout": "timeout_us"}.get(name, name): 30_000_000
+        }
+
+    @pytest.mark.parametrize("demands", [{"priority": -1}, {"timeout": -1}, {"timeout": "soon"}])
+    def test_demands_that_are_none_are_refused(
+        self, client: Client, demands: dict[str, Any]
+    ) -> None:
+        status, _ = client.json("POST", "/v2/models/m/infer", with_demands(**demands))
+        assert status == 400
+
+
+def test_settings_for_a_model_that_is_not_there_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Runtime(bundle(tmp_path, "m", "1"), models={"nobody": ModelSettings()}):
+        assert "settings for 'nobody', but no model of that name" in caplog.text

@@ -36,11 +36,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Call(msgspec.Struct, frozen=True):
-    """What a request asks for: feeds, and the outputs to answer with, each binary or not."""
+    """What a request asks for: feeds, the outputs to answer with, each binary or not, and when."""
 
     id: str
     feeds: dict[str, Any]
     outputs: tuple[tuple[str, bool], ...]
+    priority: int = 0
+    timeout_us: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -86,7 +88,10 @@ class Codec:
         except MALFORMED as error:
             raise InputError(f"not an inference request: {error}") from error
         feeds = self._feeds(request, None if json_bytes is None else body[json_bytes:])
-        return Call(request.id, feeds, self._outputs(request))
+        outputs, when = self._outputs(request), request.parameters
+        if when is None:
+            return Call(request.id, feeds, outputs)
+        return Call(request.id, feeds, outputs, when.priority, when.timeout)
 
     def encode(self, call: Call, outputs: Mapping[str, Array]) -> Answer:
         """Write an answer with the outputs that were asked for, in that order.

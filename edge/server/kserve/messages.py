@@ -36,10 +36,12 @@ class RequestedOutput(msgspec.Struct, frozen=True):
 
 
 class RequestParameters(msgspec.Struct, frozen=True):
-    """``priority`` and ``timeout`` are legal, and read by nobody yet."""
+    """``priority`` 1 is the highest, 0 the default; ``timeout`` is in µs, 0 for none."""
 
     binary_data_output: bool = False
     sequence_id: int | str = 0
+    priority: NotNegative = 0
+    timeout: NotNegative = 0
 
 
 class InferRequest(msgspec.Struct, frozen=True):
@@ -123,6 +125,15 @@ class InferStatistics(msgspec.Struct, frozen=True):
     cache_miss: Duration = Duration()
 
 
+class BatchStatistics(msgspec.Struct, frozen=True):
+    """Executions that answered ``batch_size`` requests."""
+
+    batch_size: int
+    compute_infer: Duration
+    compute_input: Duration = Duration()
+    compute_output: Duration = Duration()
+
+
 class ModelStatistics(msgspec.Struct, frozen=True):
     name: str
     version: str
@@ -130,7 +141,7 @@ class ModelStatistics(msgspec.Struct, frozen=True):
     inference_count: int
     execution_count: int
     inference_stats: InferStatistics
-    batch_stats: tuple[()] = ()
+    batch_stats: tuple[BatchStatistics, ...] = ()
 
 
 class StatisticsAnswer(msgspec.Struct, frozen=True):
