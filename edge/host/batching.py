@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from edge.core.errors import EdgeError, EngineError
-from edge.core.tensor import TensorSpec, check_feeds
+from edge.core.tensor import TensorSpec, alike, check_feeds, kind_of
 from edge.host.benchmark import synthetic_feeds
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from edge.bundle import Bundle
     from edge.core.contracts import Session
-    from edge.core.tensor import Array, Feeds
+    from edge.core.tensor import Array, Feeds, Kind
     from edge.host.opening import Opened
     from edge.host.queueing import Request
 
@@ -52,6 +52,14 @@ class BatchPlan(msgspec.Struct, frozen=True):
     def is_on(self) -> bool:
         return self.max_rows > 1
 
+
+class Admission:
+    """Looks at requests before they wait, and remembers the last one: most are like it."""
+
+    def __init__(self, plan: BatchPlan) -> None:
+        self._plan = plan
+        self._last: tuple[Kind | None, int, Kind | None] = (None, 1, None)
+
     def admit(self, request: Request) -> None:
         """Find out who ``request`` can run with.
 
@@ -59,13 +67,20 @@ class BatchPlan(msgspec.Struct, frozen=True):
             InputError: It does not fit the model, and must not spoil anybody's batch.
         """
         feeds = request.feeds
-        check_feeds(self.inputs, feeds)
+        known, rows, kind = self._last
+        if not alike(feeds, known):
+            check_feeds(self._plan.inputs, feeds)
+            rows, kind = self._rows_and_kind(feeds)
+            self._last = kind_of(feeds), rows, kind
+        request.rows, request.kind = rows, kind
+
+    def _rows_and_kind(self, feeds: Feeds) -> tuple[int, Kind | None]:
         rows = {array.shape[0] for array in feeds.values()}
-        if len(rows) == 1:
-            request.rows = rows.pop()
-            if 0 < request.rows < self.max_rows:
-                arrays = [(spec.name, feeds[spec.name]) for spec in self.inputs]
-                request.kind = tuple((name, a.dtype, a.shape[1:]) for name, a in arrays)
+        count = rows.pop()
+        if rows or not 0 < count < self._plan.max_rows:
+            return count, None
+        arrays = [(spec.name, feeds[spec.name]) for spec in self._plan.inputs]
+        return count, tuple((name, array.dtype, array.shape[1:]) for name, array in arrays)
 
 
 class BatchBuffer:

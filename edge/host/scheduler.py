@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from edge.core.errors import EdgeError, InputError, UnavailableError
-from edge.host.batching import BatchBuffer, BatchPlan, split
+from edge.host.batching import Admission, BatchBuffer, BatchPlan, split
 from edge.host.queueing import Request, RequestQueue
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Scheduler:
     ) -> None:
         self._name = name
         self._target = run, plan
+        self._admission = Admission(plan)
         self._settings = settings
         self._statistics = statistics
         self._queue = RequestQueue(settings.queue)
@@ -52,6 +53,7 @@ class Scheduler:
     def switch(self, run: Run, plan: BatchPlan) -> None:
         """Run all that begins from now on with another session."""
         self._target = run, plan
+        self._admission = Admission(plan)
 
     def submit(
         self, feeds: Feeds, *, priority: int = 0, timeout_us: int = 0
@@ -67,7 +69,7 @@ class Scheduler:
         try:
             request.demand(priority, timeout_us)
             if self.plan.is_on:
-                self.plan.admit(request)
+                self._admission.admit(request)
         except InputError as error:
             self._statistics.failure(_now() - now)
             future.set_exception(error)
@@ -120,13 +122,14 @@ class Scheduler:
 
     def _next(self) -> tuple[list[Request], list[Request]]:
         """What to run, and what it is too late for; neither if the model is closed."""
+        idle_since = _now()
         with self._changed:
             while True:
                 while not len(self._queue):
                     if self._is_closed:
                         return [], []
                     self._wait()
-                while len(self._queue) and (patience_s := self._patience_s()) > 0:
+                while len(self._queue) and (patience_s := self._patience_s(idle_since)) > 0:
                     self._wait(patience_s)
                 batch, late = self._queue.take(self.plan.max_rows, _now())
                 if batch or late:
@@ -137,7 +140,8 @@ class Scheduler:
         self._changed.wait(timeout_s)
         self._waiting_threads -= 1
 
-    def _patience_s(self) -> float:
+    def _patience_s(self, idle_since_ns: int) -> float:
+        """How long to wait for company from now on; what passed while it was busy is no excuse."""
         delay_us = self._settings.max_delay_us
         if not delay_us or self._is_closed:
             return 0.0
@@ -145,7 +149,7 @@ class Scheduler:
         wanted = min(self._expected_rows, self.plan.max_rows)
         if self._queue.rows >= wanted or head.has_deadline:
             return 0.0
-        return (head.submitted_ns + delay_us * 1000 - _now()) / 1e9
+        return (max(head.submitted_ns, idle_since_ns) + delay_us * 1000 - _now()) / 1e9
 
     def _run(self, batch: list[Request], buffer: BatchBuffer) -> None:
         start = _now()
