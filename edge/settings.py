@@ -51,13 +51,15 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``max_batch`` is how many rows may run as one; 1 keeps requests apart. ``max_delay_us`` is how
     long a batch may wait for company while its instance has nothing else to do. ``queue`` bounds
-    how many requests wait, ``instances`` how many batches run at the same time.
+    how many requests wait, ``instances`` how many batches run at the same time. Up to
+    ``cache_bytes`` of answers are remembered, and given again to the same inputs.
     """
 
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     max_delay_us: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
     queue: Annotated[int, Positive] = 256
     instances: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

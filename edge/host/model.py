@@ -15,6 +15,7 @@ from edge.core.spec import OutputSpec
 from edge.host import goldens
 from edge.host.batching import plan_batches
 from edge.host.lease import Lease
+from edge.host.response_cache import Remembered, ResponseCache
 from edge.host.scheduler import Scheduler
 from edge.host.statistics import Statistics
 from edge.settings import ModelSettings
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from edge.host.batching import BatchPlan
     from edge.host.goldens import GoldenResult
     from edge.host.opening import Opened
+    from edge.host.statistics import Snapshot
     from edge.vision import Geometry, ImagePipeline, Label, Prediction
     from edge.vision.image import Picture
 
@@ -65,6 +67,8 @@ class Model:
         self._is_closed = False
         self._lock = threading.Lock()
         self._settings = settings or ModelSettings()
+        size = self._settings.cache_bytes
+        self._cache = ResponseCache(size) if size else None
         self._scheduler = Scheduler(
             self.name, self._run, self._plan(opened), self._settings, self.statistics
         )
@@ -108,6 +112,11 @@ class Model:
         """Whether requests may run as one, and if not as wished, why."""
         return self._scheduler.plan
 
+    def snapshot(self) -> Snapshot:
+        """``statistics`` as they stand, with what the response cache did if there is one."""
+        counts = None if self._cache is None else self._cache.counts()
+        return msgspec.structs.replace(self.statistics.snapshot(), cache=counts)
+
     @property
     def state(self) -> str:
         """``ready``, or ``idle`` once it is closed."""
@@ -125,14 +134,12 @@ class Model:
             UnavailableError: The model is closed.
             EngineError: The engine failed.
         """
-        start = _now()
-        try:
-            outputs = self._run(feeds)
-        except BaseException:
-            self.statistics.failure(_now() - start)
-            raise
-        self.statistics.success(_now() - start)
-        return outputs
+        if self._cache is None:
+            return self._infer(feeds)
+        future = Remembered(self._cache, feeds)
+        if not future.done():
+            future.set_result(self._infer(feeds))
+        return future.result()
 
     def submit(
         self, feeds: Feeds, *, priority: int = 0, timeout_us: int = 0
@@ -148,7 +155,12 @@ class Model:
             UnavailableError: The model is closed, or too many requests wait. All else is raised
                 by the future's ``result``.
         """
-        return self._scheduler.submit(feeds, priority=priority, timeout_us=timeout_us)
+        if self._cache is None:
+            return self._scheduler.submit(feeds, priority=priority, timeout_us=timeout_us)
+        future = Remembered(self._cache, feeds)
+        if not future.done():
+            self._scheduler.submit(feeds, priority=priority, timeout_us=timeout_us, future=future)
+        return future
 
     async def ainfer(
         self, feeds: Feeds, *, priority: int = 0, timeout_us: int = 0
@@ -231,6 +243,8 @@ class Model:
             self.opened = opened
             self._run = opened.session.run
             self._scheduler.switch(self._run, plan)
+            if self._cache is not None:
+                self._cache.forget()
         if lease is not None:
             lease.hand_over(opened.session)
         return True
@@ -262,6 +276,16 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<Model {self.name} {self.version}: {self.variant.id}, {self.state}>"
+
+    def _infer(self, feeds: Feeds) -> dict[str, Array]:
+        start = _now()
+        try:
+            outputs = self._run(feeds)
+        except BaseException:
+            self.statistics.failure(_now() - start)
+            raise
+        self.statistics.success(_now() - start)
+        return outputs
 
     def _plan(self, opened: Opened) -> BatchPlan:
         return plan_batches(self._bundle, opened, self._settings.max_batch)

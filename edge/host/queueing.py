@@ -25,9 +25,11 @@ class Request:
 
     __slots__ = ("deadline_ns", "feeds", "future", "kind", "priority", "rows", "submitted_ns")
 
-    def __init__(self, feeds: Feeds, submitted_ns: int) -> None:
+    def __init__(
+        self, feeds: Feeds, submitted_ns: int, future: Future[dict[str, Array]] | None = None
+    ) -> None:
         self.feeds = feeds
-        self.future: Future[dict[str, Array]] = Future()
+        self.future: Future[dict[str, Array]] = Future() if future is None else future
         self.kind: tuple[Any, ...] | None = None
         self.rows = 1
         self.submitted_ns = submitted_ns

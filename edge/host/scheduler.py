@@ -56,15 +56,22 @@ class Scheduler:
         self._admission = Admission(plan)
 
     def submit(
-        self, feeds: Feeds, *, priority: int = 0, timeout_us: int = 0
+        self,
+        feeds: Feeds,
+        *,
+        priority: int = 0,
+        timeout_us: int = 0,
+        future: Future[dict[str, Array]] | None = None,
     ) -> Future[dict[str, Array]]:
         """Let a request wait for its turn; its future says what is wrong with it.
 
+        Args:
+            future: One to give the answer to; else a new one.
         Raises:
             UnavailableError: The model is closed, or too many requests wait.
         """
         now = _now()
-        request = Request(feeds, now)
+        request = Request(feeds, now, future)
         future = request.future
         try:
             request.demand(priority, timeout_us)

@@ -135,7 +135,7 @@ class Slot:
             choice=opened.choice,
             is_fallback=opened.is_fallback,
             placement=placement,
-            statistics=model.statistics.snapshot(),
+            statistics=model.snapshot(),
         )
 
     def close(self) -> None:

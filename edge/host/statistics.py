@@ -8,6 +8,8 @@ from time import time as _now
 
 import msgspec
 
+from edge.host.response_cache import CacheCounts
+
 STAGES = ("queue", "input", "infer", "output")
 REFUSALS = ("full", "late")
 
@@ -60,7 +62,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     ``batches`` are executions by how many requests they answered, each of which counts with the
     whole time of its batch in ``stages``. ``refused`` counts requests that never ran, by why:
-    the queue was ``full``, or they waited until it was too ``late``.
+    the queue was ``full``, or they waited until it was too ``late``. What the response ``cache``
+    answered was no inference, and counts there alone.
     """
 
     success_count: int
@@ -71,6 +74,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     stages: dict[str, Histogram]
     batches: dict[int, Executions] = {}
     refused: dict[str, int] = {}
+    cache: CacheCounts | None = None
 
     @property
     def execution_count(self) -> int:

@@ -77,9 +77,7 @@ class Endpoints:
     def statistics(self, request: Request, name: str, version: str) -> Response:
         model = self._inference.find(name, version).model
         return _json(
-            messages.StatisticsAnswer(
-                [_statistics(model.name, model.version, model.statistics.snapshot())]
-            )
+            messages.StatisticsAnswer([_statistics(model.name, model.version, model.snapshot())])
         )
 
     def all_statistics(self, request: Request) -> Response:
@@ -137,6 +135,14 @@ def _config(spec: TensorSpec) -> messages.TensorConfig:
     return messages.TensorConfig(spec.name, kind, _dims(spec))
 
 
+def _cache(snapshot: Snapshot) -> dict[str, messages.Duration]:
+    counts = snapshot.cache
+    if counts is None:
+        return {}
+    hits, misses = messages.Duration(counts.hits), messages.Duration(counts.misses)
+    return {"cache_hit": hits, "cache_miss": misses}
+
+
 def _statistics(name: str, version: str, snapshot: Snapshot) -> messages.ModelStatistics:
     """An inference is a request here, and the size of a batch the number of its requests."""
     stages = {
@@ -156,6 +162,7 @@ def _statistics(name: str, version: str, snapshot: Snapshot) -> messages.ModelSt
             compute_input=stages["input"],
             compute_infer=stages["infer"],
             compute_output=stages["output"],
+            **_cache(snapshot),
         ),
         batch_stats=tuple(
             messages.BatchStatistics(size, messages.Duration(batch.count, batch.total_ns))

@@ -11,6 +11,7 @@ from edge import __version__
 
 if TYPE_CHECKING:
     from edge.host import ModelStatus, Snapshot
+    from edge.host.response_cache import CacheCounts
     from edge.server.http.message import Traffic
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -81,11 +82,33 @@ def _model_families(models: list[ModelStatus]) -> Iterator[Iterator[str]]:
         "Requests that ran as one.",
         [sample for model, stats in loaded for sample in _batches(_name(model), stats)],
     )
+    yield from _cache_families([(model, stats.cache) for model, stats in loaded if stats.cache])
     yield _family(
         "edge_model_stage_seconds",
         "summary",
         "Time per request in each stage.",
         [sample for model in models for sample in _stages(model)],
+    )
+
+
+def _cache_families(
+    caches: list[tuple[ModelStatus, CacheCounts]],
+) -> Iterator[Iterator[str]]:
+    yield _family(
+        "edge_model_cache_requests_total",
+        "counter",
+        "Requests that the response cache knew the answer of (hit), or did not (miss).",
+        [
+            ("", {**_name(model), "result": result}, count)
+            for model, cache in caches
+            for result, count in (("hit", cache.hits), ("miss", cache.misses))
+        ],
+    )
+    yield _family(
+        "edge_model_cache_bytes",
+        "gauge",
+        "Answers that are remembered.",
+        [("", _name(model), cache.bytes) for model, cache in caches],
     )
 
 

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+
 from edge.core.contracts import Placement
 from edge.host import ModelStatus, Statistics
+from edge.host.response_cache import CacheCounts
 from edge.server import metrics
 from edge.server.http.message import Traffic
 
@@ -31,7 +34,9 @@ def loaded() -> ModelStatus:
         precision="int8",
         is_fallback=True,
         placement=Placement("cuda", "cpu", {"cpu": 1.0}, "int8", is_fallback=True, reason=NASTY),
-        statistics=statistics.snapshot(),
+        statistics=msgspec.structs.replace(
+            statistics.snapshot(), cache=CacheCounts(hits=5, misses=2, entries=2, bytes=640)
+        ),
     )
 
 
@@ -76,6 +81,14 @@ def test_batches_and_refusals_are_counted() -> None:
     assert counts == [("1", "1"), *((str(1 << n), "2") for n in range(1, 7)), ("+Inf", "2")]
     assert f"edge_model_batch_requests_sum{{{name}}} 3\n" in text
     assert f"edge_model_batch_requests_count{{{name}}} 2\n" in text
+
+
+def test_what_the_cache_knew_is_counted() -> None:
+    text = rendered()
+    requests = 'edge_model_cache_requests_total{model="digits",version="1",result='
+    assert f'{requests}"hit"}} 5\n' in text
+    assert f'{requests}"miss"}} 2\n' in text
+    assert 'edge_model_cache_bytes{model="digits",version="1"} 640\n' in text
 
 
 def test_a_fallback_and_its_reason_are_in_the_open_and_escaped() -> None:
