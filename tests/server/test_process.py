@@ -227,4 +227,6 @@ def test_prometheus_can_read_the_metrics(serving: Any) -> None:
     assert any('actual="cpu"' in key for key in samples)
     families = {key.partition("{")[0] for key in samples}
     for family in families:
-        assert any(family.removesuffix(end) in kinds for end in ("", "_bucket", "_sum", "_count")), family
+        assert any(
+            family.removesuffix(end) in kinds for end in ("", "_bucket", "_sum", "_count")
+        ), family
