@@ -21,13 +21,15 @@ Section = TypeVar("Section", bound=msgspec.Struct)
 class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``edge serve``. ``http`` is ``host:port``; ``drain_s`` bounds the wait at SIGTERM.
 
-    ``fallback`` says whether another variant or device may serve than the preferred one.
+    ``fallback`` says whether another variant or device may serve than the preferred one. At most
+    ``concurrency`` batches of all models run at the same time (0: any number), in fair turns.
     """
 
     models: tuple[str, ...] = ()
     http: str = "127.0.0.1:8000"
     engine: str = ""
     fallback: Literal["deny", "warn", "allow"] = "warn"
+    concurrency: Annotated[int, msgspec.Meta(ge=0)] = 0
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     max_body_bytes: Annotated[int, Positive] = 256 * 1024 * 1024
 
@@ -52,7 +54,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``max_batch`` is how many rows may run as one; 1 keeps requests apart. ``max_delay_us`` is how
     long a batch may wait for company while its instance has nothing else to do. ``queue`` bounds
     how many requests wait, ``instances`` how many batches run at the same time. Up to
-    ``cache_bytes`` of answers are remembered, and given again to the same inputs.
+    ``cache_bytes`` of answers are remembered, and given again to the same inputs. ``share`` is
+    what the model gets of a machine that is short, beside others with theirs.
     """
 
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
@@ -60,6 +63,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue: Annotated[int, Positive] = 256
     instances: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    share: Annotated[float, Positive] = 1.0
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

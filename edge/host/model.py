@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edge.core.manifest import Variant
     from edge.core.tensor import Array, Feeds, TensorSpec
     from edge.host.batching import BatchPlan
+    from edge.host.fairness import FairShare
     from edge.host.goldens import GoldenResult
     from edge.host.opening import Opened
     from edge.host.statistics import Snapshot
@@ -52,6 +53,7 @@ class Model:
         *,
         is_interim: bool = False,
         settings: ModelSettings | None = None,
+        fair: FairShare | None = None,
     ) -> None:
         self.manifest = bundle.manifest
         self.name = bundle.manifest.name
@@ -69,8 +71,9 @@ class Model:
         self._settings = settings or ModelSettings()
         size = self._settings.cache_bytes
         self._cache = ResponseCache(size) if size else None
+        turns = fair.turns(self._settings.share) if fair else None
         self._scheduler = Scheduler(
-            self.name, self._run, self._plan(opened), self._settings, self.statistics
+            self.name, self._run, self._plan(opened), self._settings, self.statistics, turns=turns
         )
         # Also when the program ends, or forgets the model: threads do not end by themselves.
         self._end_threads = weakref.finalize(self, self._scheduler.close)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edge.bundle import open_bundle
 from edge.core.errors import BundleError, EdgeError, InputError, NotFoundError, UnavailableError
 from edge.host.choice import Fallback, Wish
+from edge.host.fairness import FairShare
 from edge.host.slot import ModelStatus, Slot
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Runtime:
 
     Args:
         models: How requests for a model are run, by its name, where not by the defaults.
+        concurrency: How many batches, of whatever models, run at the same time on the models' own
+            threads, in fair turns; 0 for any number.
     Raises:
         BundleError: A bundle that was named is damaged or missing.
         InputError: A folder holds no bundle, or two bundles claim one name and version.
@@ -43,11 +46,13 @@ class Runtime:
         options: Mapping[str, Any] | None = None,
         fallback: Fallback = "warn",
         models: Mapping[str, ModelSettings] | None = None,
+        concurrency: int = 0,
     ) -> None:
         self._wish = Wish("", engine or "", dict(options or {}), fallback)
         self._is_closed = False
         self._slots: list[Slot] = []
         self._settings = dict(models or {})
+        self._fair = FairShare(concurrency) if concurrency else None
         try:
             for slot in _scan(sources):
                 self._add(slot)
@@ -146,7 +151,7 @@ class Runtime:
                     f"{other.path} and {slot.path} are both {slot.name} version {slot.version}",
                     hint="remove one, or convert it again with another --version",
                 )
-        slot.settings = self._settings.get(slot.name)
+        slot.settings, slot.fair = self._settings.get(slot.name), self._fair
         self._slots.append(slot)
         self._slots.sort(key=lambda slot: (slot.name, _version_key(slot.version)))
 

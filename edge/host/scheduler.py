@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from edge.core.errors import EdgeError, InputError, UnavailableError
@@ -13,11 +14,14 @@ from edge.host.queueing import Request, RequestQueue
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
 
     from edge.core.tensor import Array, Feeds
     from edge.host.batching import Run
     from edge.host.statistics import Statistics
     from edge.settings import ModelSettings
+
+    Ended = tuple[Request, dict[str, Array] | BaseException]
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +33,25 @@ class Scheduler:
 
     An idle instance takes what waits. Only if ``max_delay_us`` allows it, and the last batches
     were larger than what waits now, it waits for as many; but not with a request in a hurry.
+    Each batch runs within ``turns``, which may let other models go first.
     """
 
     def __init__(
-        self, name: str, run: Run, plan: BatchPlan, settings: ModelSettings, statistics: Statistics
+        self,
+        name: str,
+        run: Run,
+        plan: BatchPlan,
+        settings: ModelSettings,
+        statistics: Statistics,
+        *,
+        turns: AbstractContextManager[None] | None = None,
     ) -> None:
         self._name = name
         self._target = run, plan
         self._admission = Admission(plan)
         self._settings = settings
         self._statistics = statistics
+        self._turns = turns or nullcontext()
         self._queue = RequestQueue(settings.queue)
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -118,29 +131,38 @@ class Scheduler:
 
     def _serve(self) -> None:
         buffer = BatchBuffer()
-        while True:
-            batch, late = self._next()
-            self._refuse(late)
-            if batch:
-                self._run(batch, buffer)
-            elif not late:
-                return
-            del batch, late  # else what was answered stays until the next request
+        while self._wait_for_work():
+            self._serve_one(buffer)  # a call of its own: its arrays go when it returns
 
-    def _next(self) -> tuple[list[Request], list[Request]]:
-        """What to run, and what it is too late for; neither if the model is closed."""
+    def _serve_one(self, buffer: BatchBuffer) -> None:
+        with self._turns:
+            batch, late = self._take()
+            ended = self._run(batch, buffer) if batch else []
+        self._refuse(late)
+        for request, answer in ended:  # others have their turn: what is called may take long
+            if isinstance(answer, BaseException):
+                request.future.set_exception(answer)
+            else:
+                request.future.set_result(answer)
+
+    def _wait_for_work(self) -> bool:
+        """Until there is something to run, and enough of it; False if nothing will ever come."""
         idle_since = _now()
         with self._changed:
             while True:
                 while not len(self._queue):
                     if self._is_closed:
-                        return [], []
+                        return False
                     self._wait()
                 while len(self._queue) and (patience_s := self._patience_s(idle_since)) > 0:
                     self._wait(patience_s)
-                batch, late = self._queue.take(self.plan.max_rows, _now())
-                if batch or late:
-                    return batch, late
+                if len(self._queue):
+                    return True
+
+    def _take(self) -> tuple[list[Request], list[Request]]:
+        """What to run, and what it is too late for; another instance may have been faster."""
+        with self._changed:
+            return self._queue.take(self.plan.max_rows, _now())
 
     def _wait(self, timeout_s: float | None = None) -> None:
         self._waiting_threads += 1
@@ -158,19 +180,16 @@ class Scheduler:
             return 0.0
         return (max(head.submitted_ns, idle_since_ns) + delay_us * 1000 - _now()) / 1e9
 
-    def _run(self, batch: list[Request], buffer: BatchBuffer) -> None:
+    def _run(self, batch: list[Request], buffer: BatchBuffer) -> list[Ended]:
         start = _now()
         try:
             answers = self._answers(batch, buffer)
         except BaseException as error:
             if len(batch) > 1:  # one may be to blame, and only that one is to fail
                 log.debug("%s: a batch of %d failed: %s", self._name, len(batch), error)
-                for request in batch:
-                    self._run([request], buffer)
-                return
+                return [end for request in batch for end in self._run([request], buffer)]
             self._statistics.failure(_now() - batch[0].submitted_ns)
-            batch[0].future.set_exception(error)
-            return
+            return [(batch[0], error)]
         spent = _now() - start
         if len(batch) > 1:
             self._statistics.batch(len(batch), spent)
@@ -178,8 +197,7 @@ class Scheduler:
             self._statistics.success(spent, start - request.submitted_ns)
         # Those who get their answer now are likely to be back soon.
         self._expected_rows = sum(request.rows for request in batch) + self._queue.rows
-        for request, answer in zip(batch, answers, strict=True):
-            request.future.set_result(answer)
+        return list(zip(batch, answers, strict=True))
 
     def _answers(self, batch: list[Request], buffer: BatchBuffer) -> list[dict[str, Array]]:
         run, plan = self._target

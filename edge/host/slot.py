@@ -14,6 +14,7 @@ from edge.core.contracts import Placement
 from edge.core.errors import BundleError, EdgeError, UnavailableError
 from edge.host.building import Build, BuildProgress
 from edge.host.choice import Wish
+from edge.host.fairness import FairShare
 from edge.host.model import Model
 from edge.host.opening import Opened, Opener, run_goldens
 from edge.host.statistics import Snapshot
@@ -66,6 +67,7 @@ class Slot:
         self.error: EdgeError | None = error
         self.state: State = "failed" if error else "staged"
         self.settings: ModelSettings | None = None
+        self.fair: FairShare | None = None
         self._bundle = bundle
         self._model: Model | None = None
         self._build: Build | None = None
@@ -179,9 +181,7 @@ class Slot:
             self.state = "building"
             bundle.close()
             return
-        self._model = Model(
-            bundle, opened, is_interim=bool(opener.to_build), settings=self.settings
-        )
+        self._model = self._made(bundle, opened, is_interim=bool(opener.to_build))
         self.state = "ready"
 
     def _warm_up(self, bundle: Bundle, opened: Opened) -> None:
@@ -218,12 +218,15 @@ class Slot:
             opened.session.close()
             bundle.close()
         elif self._model is None:
-            self._model = Model(bundle, opened, settings=self.settings)
+            self._model = self._made(bundle, opened, is_interim=False)
             self.state = "ready"
         else:
             bundle.close()
             if not self._model.replace(opened):  # it was closed, and is loaded anew if asked for
                 opened.session.close()
+
+    def _made(self, bundle: Bundle, opened: Opened, *, is_interim: bool) -> Model:
+        return Model(bundle, opened, is_interim=is_interim, settings=self.settings, fair=self.fair)
 
     def _reopen(self) -> Bundle:
         bundle = open_bundle(self.path)

@@ -16,6 +16,7 @@ from edge.core.errors import EngineError, InputError, UnavailableError
 from edge.core.tensor import TensorSpec
 from edge.host import Statistics
 from edge.host.batching import BatchPlan
+from edge.host.fairness import FairShare
 from edge.host.scheduler import Scheduler
 from edge.settings import ModelSettings
 
@@ -368,6 +369,26 @@ def test_another_session_takes_over_between_two_batches(begin: Begin, engine: En
     engine.gate.set()
     assert [value(future) for future in (first, *waiting)] == [0, 0, 1]
     assert (engine.rows, successor.rows) == ([1], [1, 1])
+
+
+def test_models_that_share_a_machine_run_one_at_a_time_and_answers_hold_up_nobody() -> None:
+    engine, other = Engine(), Engine()
+    fair, plan = FairShare(1), BatchPlan()
+    first, second = (
+        Scheduler(name, one.run, plan, ModelSettings(), Statistics(), turns=fair.turns(1))
+        for name, one in (("first", engine), ("second", other))
+    )
+    running = busy(first, engine)
+    waiting = second.submit(row(1))
+    assert not other.entered.acquire(timeout=0.02)
+    # What is called when an answer is there may wait for the other model.
+    seen: list[float] = []
+    running.add_done_callback(lambda _: seen.append(value(second.submit(row(2)))))
+    engine.gate.set()
+    assert value(waiting) == 1
+    first.close()
+    second.close()
+    assert seen == [2]
 
 
 @settings(deadline=None, max_examples=60)
