@@ -126,7 +126,8 @@ def quantize(
             target, op_types=PRODUCTS, only_inputs=PRODUCTS, exclude=_without_weights(model)
         )
         smooth(model, [feeds for feeds, _ in zip(samples, range(SMOOTHED_ON), strict=False)])
-        quantize_tables(model)
+        if not tuning.exclude:  # a model that is repaired has no accuracy to spare
+            quantize_tables(model)
     if tuning.refine:
         even_out(model, judged)
         refine(model, judged, tuning.exclude)

@@ -119,7 +119,7 @@ class Ladder:
                     yield tried
                     if self.passes(tried):
                         return
-        yield from self._leave_in_float(max(done, key=_closeness))
+        yield from self._leave_in_float(max(done, key=closeness))
 
     def _leave_in_float(self, base: Attempt) -> Iterator[Attempt]:
         """Search for the fewest operators in float that suffice, by halving."""
@@ -190,5 +190,6 @@ def exclusions(sensitivities: Sequence[Sensitivity]) -> list[Exclusion]:
     return rungs
 
 
-def _closeness(attempt: Attempt) -> float:
+def closeness(attempt: Attempt) -> float:
+    """How near the outputs are to the source's on the tuning samples, in dB."""
     return -math.inf if attempt.judged.sqnr_db is None else attempt.judged.sqnr_db

@@ -10,7 +10,7 @@ import msgspec
 
 from edge.conversion.gate import Bound
 from edge.conversion.plan import Plan
-from edge.conversion.repair import Attempt, Ladder, Limits
+from edge.conversion.repair import Attempt, Ladder, Limits, closeness
 from edge.conversion.report import Refusal, Trial
 from edge.core.contracts import Finding
 from edge.core.errors import EdgeError, ModelError
@@ -100,19 +100,16 @@ def _can_be_repaired(family: Sequence[Attempt]) -> bool:
 
 
 def _best(family: Sequence[Attempt], ladder: Ladder) -> tuple[Attempt, list[Attempt]]:
-    """The last that passes, as the ladder leaves ever less in float; else what loses least."""
+    """Of those that pass, the one nearest to the source on the tuning samples, as the evaluation
+    only says who passes; of repairs the last, as they leave ever less in float. Else what loses
+    least."""
 
-    def loss(attempt: Attempt) -> tuple[bool, float, float]:
-        agreement = attempt.judged.scores.agreement if attempt.judged.scores else None
-        return (
-            attempt.loss is None,
-            attempt.loss or 0.0,
-            -(agreement or 0.0),
-        )
+    def loss(attempt: Attempt) -> tuple[bool, float]:
+        return attempt.loss is None, attempt.loss or 0.0
 
     passing = [each for each in family if ladder.passes(each)]
     unaided = [each for each in passing if not each.what]
-    best = min(unaided or passing[-1:] or family, key=loss)
+    best = max(unaided, key=closeness) if unaided else min(passing[-1:] or family, key=loss)
     return best, [each for each in family if each is not best]
 
 

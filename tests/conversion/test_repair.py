@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import msgspec
 import pytest
 
 from edge.conversion.gate import bound_for
 from edge.conversion.measurement import Scores
 from edge.conversion.plan import Step
-from edge.conversion.repair import MOST_IN_FLOAT, Ladder, Limits, exclusions
+from edge.conversion.repair import MOST_IN_FLOAT, Attempt, Ladder, Limits, exclusions
+from edge.conversion.search import _best
 from edge.conversion.workbench import Judged
 from edge.core.contracts import Recipe, Sensitivity
 from edge.core.errors import ModelError
@@ -118,3 +121,18 @@ def test_no_set_leaves_nearly_everything_in_float():
     even = [Sensitivity((f"op{index}",), 1.0, 1.0) for index in range(50)]
     assert max(rung.share for rung in exclusions(even)) <= MOST_IN_FLOAT
     assert exclusions([]) == []
+
+
+def test_of_variants_that_pass_the_tuning_samples_choose_not_the_evaluation() -> None:
+    """The evaluation would flatter what it chose."""
+
+    def attempt(loss: float, sqnr_db: float, what: str = "") -> Attempt:
+        return Attempt(None, None, Judged(sqnr_db=sqnr_db), loss, 0.0, what)  # type: ignore[arg-type]
+
+    ladder = SimpleNamespace(passes=lambda each: each.loss <= 0.5)
+    lucky, near, far = attempt(-0.4, 20.0), attempt(0.3, 30.0), attempt(0.9, 40.0)
+    assert _best([lucky, near, far], ladder)[0] is near
+    repaired = [attempt(0.1, 50.0, "much in float"), attempt(0.4, 45.0, "less in float")]
+    assert _best([far, *repaired], ladder)[0] is repaired[-1]
+    assert _best([lucky, *repaired], ladder)[0] is lucky
+    assert _best([far, attempt(0.7, 1.0)], ladder)[0].loss == 0.7
