@@ -56,6 +56,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._waiting_threads = 0
+        self._gathering_threads = 0
         self._expected_rows = 1
         self._is_closed = False
 
@@ -101,7 +102,9 @@ class Scheduler:
                 self._start()
             late = self._queue.purge(now) if self._queue.is_full else []
             loser = self._queue.add(request)
-            if self._waiting_threads:
+            # Who waits for company is woken when it is there: eight wake-ups for a batch of eight
+            # cost more than a small model does.
+            if self._waiting_threads and (not self._gathering_threads or self._has_enough()):
                 self._changed.notify()
         self._refuse(late)
         if loser is not None:
@@ -155,14 +158,19 @@ class Scheduler:
                         return False
                     self._wait()
                 while len(self._queue) and (patience_s := self._patience_s(idle_since)) > 0:
+                    self._gathering_threads += 1
                     self._wait(patience_s)
+                    self._gathering_threads -= 1
                 if len(self._queue):
                     return True
 
     def _take(self) -> tuple[list[Request], list[Request]]:
         """What to run, and what it is too late for; another instance may have been faster."""
         with self._changed:
-            return self._queue.take(self.plan.max_rows, _now())
+            taken = self._queue.take(self.plan.max_rows, _now())
+            if len(self._queue) and self._waiting_threads:
+                self._changed.notify()
+            return taken
 
     def _wait(self, timeout_s: float | None = None) -> None:
         self._waiting_threads += 1
@@ -172,13 +180,14 @@ class Scheduler:
     def _patience_s(self, idle_since_ns: int) -> float:
         """How long to wait for company from now on; what passed while it was busy is no excuse."""
         delay_us = self._settings.max_delay_us
-        if not delay_us or self._is_closed:
+        if not delay_us or self._is_closed or self._has_enough():
             return 0.0
-        head = self._queue.head
+        begin = max(self._queue.head.submitted_ns, idle_since_ns)
+        return (begin + delay_us * 1000 - _now()) / 1e9
+
+    def _has_enough(self) -> bool:
         wanted = min(self._expected_rows, self.plan.max_rows)
-        if self._queue.rows >= wanted or head.has_deadline:
-            return 0.0
-        return (max(head.submitted_ns, idle_since_ns) + delay_us * 1000 - _now()) / 1e9
+        return self._queue.rows >= wanted or self._queue.head.has_deadline
 
     def _run(self, batch: list[Request], buffer: BatchBuffer) -> list[Ended]:
         start = _now()
