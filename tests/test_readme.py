@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge.cli._main import _parser
 from edge.core.spec import load_spec
+from edge.settings import ModelSettings, load_settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -72,6 +74,13 @@ def test_model_spec_example_is_valid(tmp_path):
     spec = tmp_path / "model.toml"
     spec.write_text(next(text for kind, text in BLOCKS if kind == "toml"))
     assert load_spec(spec).image is not None
+
+
+def test_settings_example_is_valid_and_says_the_defaults(tmp_path):
+    path = tmp_path / "edge.toml"
+    path.write_text(next(text for kind, text in BLOCKS if kind == "toml" and "[serve]" in text))
+    given = load_settings(path, {}).models["squeezenet"]
+    assert msgspec.structs.replace(given, max_batch=1, max_delay_us=0) == ModelSettings()
 
 
 def test_make_targets_exist():
