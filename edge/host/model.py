@@ -76,7 +76,7 @@ class Model:
             self.name, self._run, self._plan(opened), self._settings, self.statistics, turns=turns
         )
         # Also when the program ends, or forgets the model: threads do not end by themselves.
-        self._end_threads = weakref.finalize(self, self._scheduler.close)
+        self._forgotten = weakref.finalize(self, self._scheduler.forget)
 
     @property
     def variant(self) -> Variant:
@@ -266,7 +266,8 @@ class Model:
             if self._is_closed:
                 return
             self._is_closed = True
-        self._end_threads()
+        self._forgotten.detach()
+        self._scheduler.close()
         self._run = self._refuse
         self.opened.session.close()
         self._bundle.close()

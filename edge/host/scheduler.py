@@ -117,9 +117,23 @@ class Scheduler:
 
     def close(self) -> None:
         """Finish what was submitted, and end the threads."""
+        self._end()
+        self._join()
+
+    def forget(self) -> None:
+        """The same when nobody holds the model any more, and without waiting: this may be called
+        by the garbage collector, anywhere. Only at the program's end there is nothing else to do.
+        """
+        self._end()
+        if not threading.main_thread().is_alive():
+            self._join()
+
+    def _end(self) -> None:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+
+    def _join(self) -> None:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
