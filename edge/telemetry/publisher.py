@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from edge.core.errors import SettingsError
+from edge.sensors import DeviceSensors, device_sensors
 from edge.settings import Mqtt
 from edge.telemetry.address import parse_address
 from edge.telemetry.metrics import Metrics, ModelMeter, Transitions, device_info, model_metrics
 from edge.telemetry.sender import Delivery, Sender
-from edge.telemetry.sensors import DeviceSensors, device_sensors
 from edge.telemetry.topics import Topics
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Publisher:
 
     def _run(self) -> None:
         look_s = min(self._interval_s, _LOOK_S)
-        self._sensors.sample()  # rates need a beginning
+        self._sensors.read()  # rates need a beginning
         self._guarded_look(is_due=False)
         due_s = time.monotonic() + look_s
         while not self._closing.wait(look_s):
@@ -124,7 +124,7 @@ class Publisher:
 
     def _look(self, *, is_due: bool) -> None:
         if is_due:
-            self._sender.send(self._topics.of("tele", "device"), self._sensors.sample())
+            self._sender.send(self._topics.of("tele", "device"), self._sensors.read().metrics())
         statuses = self._source.status()
         now_ns = time.monotonic_ns()
         changes = self._transitions.look(statuses)

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from edge.telemetry.sensors import DeviceSensors, device_sensors
-from edge.telemetry.sensors.linux import LinuxSensors
+from edge.sensors import DeviceSensors, Reading, device_sensors
+from edge.sensors._files import Tree
+from edge.sensors.linux import LinuxSensors
 
 FAKES = Path(__file__).parent.parent / "fakes"
 DEVICES = sorted(path.name for path in FAKES.iterdir() if path.is_dir())
@@ -33,8 +34,12 @@ def _copy(name: str, into: Path) -> Path:
     return shutil.copytree(FAKES / name, into / name)
 
 
+def _metrics(root: Path) -> dict[str, Any]:
+    return device_sensors(root).read().metrics()
+
+
 def _celsius(root: Path) -> dict[str, float]:
-    return dict(LinuxSensors(root).sample().get("temperature_celsius", {}))
+    return device_sensors(root).read().temperature_celsius
 
 
 @pytest.mark.parametrize(
@@ -64,13 +69,13 @@ def _celsius(root: Path) -> dict[str, float]:
     ],
 )
 def test_temperatures_bear_names_and_no_numbers(name: str, expected: dict[str, float]) -> None:
-    metrics = LinuxSensors(FAKES / name).sample()
+    metrics = _metrics(FAKES / name)
     assert metrics["temperature_celsius"] == expected
     assert metrics["temperature_max_celsius"] == max(expected.values())
 
 
 def test_memory_and_load_are_those_of_the_tree() -> None:
-    metrics = LinuxSensors(FAKES / "raspberry-pi-5").sample()
+    metrics = _metrics(FAKES / "raspberry-pi-5")
     assert metrics["memory_total_bytes"] == 8245920 * 1024
     assert metrics["memory_used_bytes"] == (8245920 - 7010448) * 1024
     assert metrics["memory_used_percent"] == 15.0
@@ -81,13 +86,13 @@ def test_memory_and_load_are_those_of_the_tree() -> None:
 
 
 def test_disk_is_the_one_of_the_root(tmp_path: Path) -> None:
-    metrics = LinuxSensors(tmp_path).sample()
+    metrics = _metrics(tmp_path)
     assert 0 < metrics["disk_free_bytes"] <= metrics["disk_total_bytes"]
 
 
 def test_rates_are_since_the_last_sample(pi: Path) -> None:
-    sensors = LinuxSensors(pi)
-    first = sensors.sample()
+    sensors = device_sensors(pi)
+    first = sensors.read().metrics()
     assert "cpu_percent" not in first
     assert "process_cpu_percent" not in first
     # user +150, system +50, idle +170, iowait +30: 200 of 400 ticks were work
@@ -97,7 +102,7 @@ def test_rates_are_since_the_last_sample(pi: Path) -> None:
     assert " 402 98 " in stat
     ticks = os.sysconf("SC_CLK_TCK")
     (pi / "proc/self/stat").write_text(stat.replace(" 402 98 ", f" {402 + ticks} 98 "))
-    second = sensors.sample()
+    second = sensors.read().metrics()
     assert second["cpu_percent"] == 50.0
     assert second["process_cpu_percent"] == 50.0  # one second of work in two
 
@@ -124,14 +129,14 @@ def test_nonsense_is_no_temperature(pi: Path, text: str) -> None:
 
 def test_sensor_that_vanishes_is_absent_and_comes_back(pi: Path) -> None:
     shutil.rmtree(pi / "sys/class/hwmon")
-    sensors = LinuxSensors(pi)
-    assert sensors.sample()["temperature_celsius"] == {"cpu-thermal": 49.9}
+    sensors = device_sensors(pi)
+    assert sensors.read().metrics()["temperature_celsius"] == {"cpu-thermal": 49.9}
     (pi / ZONE).rename(pi / "aside")
-    gone = sensors.sample()
+    gone = sensors.read().metrics()
     assert "temperature_celsius" not in gone
     assert "temperature_max_celsius" not in gone
     (pi / "aside").rename(pi / ZONE)
-    assert sensors.sample()["temperature_max_celsius"] == 49.9
+    assert sensors.read().metrics()["temperature_max_celsius"] == 49.9
 
 
 def test_sensor_that_says_try_again_is_absent(pi: Path) -> None:
@@ -152,7 +157,7 @@ def test_any_file_may_be_missing(device: Path) -> None:
     for path in _files(device):
         text = path.read_bytes()
         path.unlink()
-        assert LinuxSensors(device).sample()["disk_total_bytes"] > 0, path
+        assert _metrics(device)["disk_total_bytes"] > 0, path
         path.write_bytes(text)
 
 
@@ -161,18 +166,18 @@ def test_any_file_may_be_a_folder_or_hold_rubbish(device: Path) -> None:
         text = path.read_bytes()
         for rubbish in (b"", b"\0\xff:(", b"cpu\n", b") 1\n"):
             path.write_bytes(rubbish)
-            assert LinuxSensors(device).sample()["disk_total_bytes"] > 0, (path, rubbish)
+            assert _metrics(device)["disk_total_bytes"] > 0, (path, rubbish)
         path.unlink()
         path.mkdir()
-        assert LinuxSensors(device).sample()["disk_total_bytes"] > 0, path
+        assert _metrics(device)["disk_total_bytes"] > 0, path
         path.rmdir()
         path.write_bytes(text)
 
 
 def test_this_machine_can_be_read() -> None:
     sensors = device_sensors()
-    sensors.sample()
-    metrics = sensors.sample()
+    sensors.read().metrics()
+    metrics = sensors.read().metrics()
     assert metrics["process_rss_bytes"] > 1_000_000
     assert 0 < metrics["memory_used_percent"] < 100
 
@@ -181,20 +186,24 @@ def test_family_that_fails_is_left_out_and_logged_once(caplog: pytest.LogCapture
     class Broken:
         is_broken = True
 
-        def sample(self) -> dict[str, Any]:
+        def probe(self) -> None:
+            pass
+
+        def read(self, now_s: float) -> Reading:
             if self.is_broken:
                 raise RuntimeError("the bus is stuck")
-            return {"power_watts": 7.5}
+            return Reading(power_watts={"bus": 7.5})
 
     family = Broken()
-    sensors = DeviceSensors({"broken": family, "linux": LinuxSensors(FAKES / "x86-pc")})
+    tree = Tree(FAKES / "x86-pc")
+    sensors = DeviceSensors({"broken": family, "linux": LinuxSensors(tree)})
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
-            assert sensors.sample()["uptime_s"] == 98410
+            assert sensors.read().metrics()["uptime_s"] == 98410
     assert len(caplog.records) == 1
     assert "broken" in caplog.text
     family.is_broken = False
-    assert sensors.sample()["power_watts"] == 7.5
+    assert sensors.read().power_watts == {"bus": 7.5}
 
 
 def _files(root: Path) -> Iterator[Path]:

@@ -1,0 +1,132 @@
+"""Rails, load and over-current of a Jetson. True by documentation; tried on no board of ours.
+
+Sources: NVIDIA Jetson Linux Developer Guide r36 and r38, "Platform Power and Performance" (rails
+by label, ``soctherm_oc`` counters, GPU under devfreq); Documentation/hwmon/ina3221.rst and
+ina238.rst of the Linux kernel (units, alarms).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from edge.sensors import Cause, Reading, Sensors, Throttle
+from edge.sensors._files import Tree
+
+_CHANNELS = (1, 2, 3)  # 7 is the sum of shunt voltages, no rail
+_TOTAL = "VDD_IN"
+_INPUT = "VIN"
+_OC_EVENTS: dict[str, tuple[Cause, str]] = {
+    "oc1_event_cnt": ("power", "undervoltage"),
+    "oc2_event_cnt": ("over-current", "average over-current"),
+}
+"""What acts on the clocks for long. Instantaneous over-current (oc3) does so for microseconds and
+is counted several times a second on boards at a third of their power: it is told, no more."""
+
+_ALARMS: tuple[tuple[str, Cause], ...] = (("_crit_alarm", "over-current"), ("_max_alarm", "power"))
+_PEAKS = "oc3_event_cnt"
+_GPUS = ("gpu", "ga10b", "gv11b", "gp10b")
+
+
+class _Rail(NamedTuple):
+    label: str
+    millivolts: str
+    milliamperes: str
+
+
+class JetsonSensors:
+    """INA3221 rails of Orin and Thor by label, Thor's input, over-current counters, GPU load."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._rails: list[_Rail] = []
+        self._inputs: list[str] = []
+        self._alarms: list[tuple[str, str, Cause]] = []
+        self._counters: list[tuple[str, str]] = []
+        self._counts: dict[str, int] = {}
+        self._peaks: list[str] = []
+        self._loads: list[str] = []
+
+    def probe(self) -> None:
+        tree = self._tree
+        chips = [chip for _, chip in tree.chips("ina3221")]
+        self._rails = [
+            _Rail(label, f"{chip}/in{channel}_input", f"{chip}/curr{channel}_input")
+            for chip in chips
+            for channel in _CHANNELS
+            if (label := tree.text(f"{chip}/in{channel}_label") or "") not in ("", "NC")
+        ]
+        self._alarms = [
+            (rail.label, path, cause)
+            for rail in self._rails
+            for suffix, cause in _ALARMS
+            if tree.integer(path := rail.milliamperes.replace("_input", suffix)) is not None
+        ]
+        self._inputs = [f"{chip}/power1_input" for _, chip in tree.chips("ina238")]
+        events = [chip for _, chip in tree.chips("soctherm_oc")]
+        self._counters = [(name, f"{chip}/{name}") for chip in events for name in _OC_EVENTS]
+        self._peaks = [f"{chip}/{_PEAKS}" for chip in events]
+        self._loads = [
+            f"{device}/device/load"
+            for device in tree.entries(tree.at("sys/class/devfreq"))
+            if any(name in device.rpartition("/")[2] for name in _GPUS)
+        ]
+
+    def read(self, now_s: float) -> Reading:
+        watts = self._watts()
+        figures = {}
+        loads = [load for path in self._loads if (load := self._tree.integer(path)) is not None]
+        if loads:
+            figures["gpu_percent"] = max(loads) / 10
+        peaks = [count for path in self._peaks if (count := self._tree.integer(path)) is not None]
+        if peaks:
+            figures["over_current_peak_count"] = sum(peaks)
+        return Reading(
+            power_watts=watts,
+            total_watts=_total(watts),
+            throttles=(*self._risen(), *self._raised()),
+            figures=figures,
+        )
+
+    def _watts(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for rail in self._rails:
+            millivolts = self._tree.figure(rail.millivolts)
+            milliamperes = self._tree.figure(rail.milliamperes)
+            if millivolts is not None and milliamperes is not None:
+                found[rail.label] = round(millivolts * milliamperes / 1e6, 3)
+        for path in self._inputs:
+            microwatts = self._tree.figure(path)
+            if microwatts is not None:
+                found[_INPUT] = round(microwatts / 1e6, 3)
+        return found
+
+    def _risen(self) -> list[Throttle]:
+        """Counters that rose since the last reading."""
+        found = []
+        for name, path in self._counters:
+            count = self._tree.figure(path)
+            before = self._counts.get(path)
+            if count is not None:
+                self._counts[path] = count
+                if before is not None and count > before:
+                    cause, what = _OC_EVENTS[name]
+                    found.append(Throttle(cause, f"{what}, {count - before} times"))
+        return found
+
+    def _raised(self) -> list[Throttle]:
+        return [
+            Throttle(cause, f"{label} draws more than its limit")
+            for label, path, cause in self._alarms
+            if self._tree.integer(path)
+        ]
+
+
+def _total(watts: dict[str, float]) -> float | None:
+    """Of the module where a rail is its input, as on Orin Nano and NX; else of all its rails."""
+    for whole in (_TOTAL, _INPUT):
+        if whole in watts:
+            return watts[whole]
+    return round(sum(watts.values()), 3) if watts else None
+
+
+SENSORS: type[Sensors] = JetsonSensors
