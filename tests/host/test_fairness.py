@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
@@ -109,3 +110,132 @@ def test_an_error_gives_the_turn_back() -> None:
         pass
     assert turns.active == 0
     assert turns.paid > 0
+
+
+def test_a_limit_lets_fewer_run_and_its_end_lets_all_who_wait() -> None:
+    line = Line(1, 1, 1, concurrency=0)
+    line.want(0)
+    line.want(1)
+    wait_until(lambda: len(line.order) == 2)
+    line.fair.limit(1, why="hot")
+    assert line.fair.is_limited
+    assert line.fair.why == "hot"
+    line.want(2)
+    line.fair.release(line.models[0], SECOND)  # one still runs, and no more than one may
+    assert line.order == [0, 1]
+    line.want(0)
+    line.fair.limit()
+    wait_until(lambda: len(line.order) == 4)
+    assert not line.fair.is_limited
+    for number in (0, 1, 2):
+        line.fair.release(line.models[number], SECOND)
+
+
+def test_a_limit_above_what_may_run_anyway_lets_no_more_run() -> None:
+    line = Line(1, 1, concurrency=1)
+    line.fair.limit(8)
+    line.want(0)
+    line.want(1)
+    wait_until(lambda: line.order == [0])
+    line.fair.release(line.models[0], SECOND)
+    wait_until(lambda: line.order == [0, 1])
+    line.fair.release(line.models[1], SECOND)
+
+
+def starts(fair: FairShare, models: list[Turns], count: int) -> list[tuple[int, float]]:
+    """Who started when, of models that all want turns all the time and pay the same."""
+    seen: list[tuple[int, float]] = []
+
+    def work(number: int) -> None:
+        while len(seen) < count:
+            with models[number]:
+                seen.append((number, time.perf_counter()))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(models))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG_S)
+    assert not any(thread.is_alive() for thread in threads)
+    return seen[:count]
+
+
+def test_batches_start_one_by_one_with_time_between_them() -> None:
+    fair = FairShare()
+    fair.limit(batches_per_s=200.0)
+    seen = starts(fair, [fair.turns(1) for _ in range(4)], 21)
+    gaps = [later - sooner for (_, sooner), (_, later) in itertools.pairwise(seen)]
+    # A thread may take its time between its turn and the clock, but they catch up with nothing.
+    assert sum(gaps) >= 20 * 0.005 - 0.005
+    fair.limit()
+
+
+def test_shares_hold_among_paced_batches() -> None:
+    line = Line(3, 1, concurrency=0)
+    line.fair.limit(1, 2000.0)
+    order = turns_of(line, 40, [SECOND, SECOND])
+    assert order.count(0) == pytest.approx(3 * order.count(1), abs=4)
+    line.fair.limit()
+
+
+def test_a_higher_rate_shortens_the_wait_that_has_begun() -> None:
+    line = Line(1, concurrency=0)
+    line.fair.limit(batches_per_s=0.001)
+    line.want(0)
+    wait_until(lambda: line.order == [0])
+    line.want(0)
+    line.fair.limit(batches_per_s=1000.0)
+    wait_until(lambda: line.order == [0, 0])
+    line.fair.limit()
+
+
+def test_the_pacer_ends_with_the_pace() -> None:
+    fair = FairShare()
+    for _ in range(3):
+        fair.limit(batches_per_s=1000.0)
+        with fair.turns(1):
+            pass
+        fair.limit()
+    wait_until(lambda: not any(thread.name == "edge-pace" for thread in threading.enumerate()))
+    with fair.turns(1):
+        pass
+
+
+def test_a_turn_without_work_costs_nobody_the_next_one() -> None:
+    line = Line(1, concurrency=0)
+    line.fair.limit(batches_per_s=0.001)
+    line.want(0)
+    wait_until(lambda: line.order == [0])
+    line.fair.give_back()
+    line.fair.release(line.models[0], 0)
+    line.want(0)
+    wait_until(lambda: line.order == [0, 0])
+    line.fair.limit()
+
+
+def test_who_is_interrupted_while_it_waits_takes_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    fair = FairShare(1)
+    first, second = fair.turns(1), fair.turns(1)
+
+    class Interrupted:
+        """A lock whose second ``acquire``, the one that waits, ends as Ctrl-C ends it."""
+
+        def __init__(self) -> None:
+            self.count = 0
+
+        def acquire(self) -> None:
+            self.count += 1
+            if self.count > 1:
+                raise KeyboardInterrupt
+
+        def release(self) -> None: ...
+
+    fair.acquire(first)
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.host.fairness.threading.Lock", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fair.acquire(second)
+    assert second.active == 0
+    fair.release(first, SECOND)
+    with second:  # the turn went to nobody
+        pass
