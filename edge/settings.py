@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from edge.core.errors import SettingsError
+from edge.core.pipelines import Pipelines
 
 DEFAULT_PATH = Path("edge.toml")
 
@@ -67,11 +68,15 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``models`` holds what differs from the defaults, by the name of the model."""
+    """``models`` holds what differs from the defaults, by the name of the model.
+
+    ``pipelines`` are models that work together, by a name of their own.
+    """
 
     serve: Serve = Serve()
     mqtt: Mqtt = Mqtt()
     models: dict[str, ModelSettings] = {}
+    pipelines: Pipelines = {}
 
 
 def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:

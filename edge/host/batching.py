@@ -139,7 +139,7 @@ def plan_batches(bundle: Bundle, opened: Opened, max_batch: int) -> BatchPlan:
     """Up to ``max_batch`` rows as one, if tensors allow it and the session proves right with it."""
     if max_batch == 1:
         return BatchPlan()
-    plan = _declared(opened.session, max_batch)
+    plan = declared_batches(opened.session.inputs, opened.session.outputs, max_batch)
     if plan.is_on:
         plan = _proven(plan, _sample(bundle, opened.session), opened)
     if plan.reason:
@@ -147,9 +147,11 @@ def plan_batches(bundle: Bundle, opened: Opened, max_batch: int) -> BatchPlan:
     return plan
 
 
-def _declared(session: Session, max_batch: int) -> BatchPlan:
+def declared_batches(
+    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], max_batch: int
+) -> BatchPlan:
     """What shapes say: one and the same first axis everywhere, which is nowhere else."""
-    specs = (*session.inputs, *session.outputs)
+    specs = (*inputs, *outputs)
     axes = {spec.shape[0] if spec.shape else "" for spec in specs}
     axis = axes.pop()
     if axes or axis == "":
@@ -164,7 +166,7 @@ def _declared(session: Session, max_batch: int) -> BatchPlan:
         max_rows=int(axis) if is_padded else max_batch,
         is_padded=is_padded,
         inputs=tuple(
-            TensorSpec(spec.name, spec.dtype, ("batch", *spec.shape[1:])) for spec in session.inputs
+            TensorSpec(spec.name, spec.dtype, ("batch", *spec.shape[1:])) for spec in inputs
         ),
     )
 

@@ -218,9 +218,13 @@ class Model:
         return {pipeline.spec.input: tensor}, geometry
 
     def decode(
-        self, outputs: Mapping[str, Array], geometry: Geometry, *, top: int | None = None
+        self, outputs: Mapping[str, Array], geometry: Geometry | None, *, top: int | None = None
     ) -> Prediction:
-        """The last step of ``predict``: what the outputs for one picture say."""
+        """The last step of ``predict``: what the outputs for one picture say.
+
+        Args:
+            geometry: What ``prepare`` said; boxes and masks need it, labels don't.
+        """
         from edge.vision import decode
 
         spec = self.manifest.output or OutputSpec()

@@ -16,8 +16,10 @@ from edge.host.fairness import FairShare
 from edge.host.slot import ModelStatus, Slot
 
 if TYPE_CHECKING:
+    from edge.core.pipelines import PipelineSpec
     from edge.core.tensor import Array, Feeds
     from edge.host.model import Model
+    from edge.host.pipelines import Pipeline, PipelineStatus
     from edge.settings import ModelSettings
 
 log = logging.getLogger(__name__)
@@ -34,9 +36,11 @@ class Runtime:
         models: How requests for a model are run, by its name, where not by the defaults.
         concurrency: How many batches, of whatever models, run at the same time on the models' own
             threads, in fair turns; 0 for any number.
+        pipelines: Models that work together, by a name that no model has.
     Raises:
         BundleError: A bundle that was named is damaged or missing.
         InputError: A folder holds no bundle, or two bundles claim one name and version.
+        SettingsError: A pipeline makes no sense with the models that there are.
     """
 
     def __init__(
@@ -47,15 +51,18 @@ class Runtime:
         fallback: Fallback = "warn",
         models: Mapping[str, ModelSettings] | None = None,
         concurrency: int = 0,
+        pipelines: Mapping[str, PipelineSpec] | None = None,
     ) -> None:
         self._wish = Wish("", engine or "", dict(options or {}), fallback)
         self._is_closed = False
         self._slots: list[Slot] = []
+        self._pipelines: dict[str, Pipeline] = {}
         self._settings = dict(models or {})
         self._fair = FairShare(concurrency) if concurrency else None
         try:
             for slot in _scan(sources):
                 self._add(slot)
+            self._pipelines = self._plan_pipelines(pipelines or {})
         except BaseException:
             self.close()
             raise
@@ -95,6 +102,28 @@ class Runtime:
         """Run one batch on the caller's thread, as ``Model.infer`` does."""
         return self.model(name, version).infer(feeds)
 
+    def pipeline(self, name: str) -> Pipeline:
+        """A pipeline; its models are loaded when it first needs them.
+
+        Raises:
+            NotFoundError: There is none of that name.
+        """
+        pipeline = self._pipelines.get(name)
+        if pipeline is None:
+            raise NotFoundError(
+                f"there is no pipeline named {name!r}",
+                hint=f"there are: {', '.join(self._pipelines) or 'none'}",
+            )
+        return pipeline
+
+    def pipeline_names(self) -> list[str]:
+        return list(self._pipelines)
+
+    def pipeline_status(self) -> list[PipelineStatus]:
+        """One entry for each pipeline, in the order in which they are declared."""
+        models = self.status() if self._pipelines else []
+        return [pipeline.status(models) for pipeline in self._pipelines.values()]
+
     def load_all(self) -> None:
         """Load every model; those that fail are logged, and say why in ``status``.
 
@@ -123,6 +152,8 @@ class Runtime:
 
     def close(self) -> None:
         """Close all models; a second call does nothing."""
+        for pipeline in self._pipelines.values():
+            pipeline.close()
         self._is_closed = True
         for slot in self._slots:
             slot.close()
@@ -132,6 +163,14 @@ class Runtime:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _plan_pipelines(self, specs: Mapping[str, PipelineSpec]) -> dict[str, Pipeline]:
+        if not specs:
+            return {}
+        from edge.host.pipelines import make_pipelines
+
+        manifests = {slot.name: slot.manifest for slot in self._slots}
+        return make_pipelines(specs, manifests, self.model)
 
     def _find(self, name: str) -> list[Slot]:
         slots = [slot for slot in self._slots if slot.name == name]

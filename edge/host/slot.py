@@ -61,6 +61,7 @@ class Slot:
         self, path: Path, bundle: Bundle | None = None, error: BundleError | None = None
     ) -> None:
         self.path = path
+        self.manifest = bundle.manifest if bundle else None
         self.name = bundle.manifest.name if bundle else path.stem
         self.version = bundle.manifest.version if bundle else UNKNOWN
         self.digest = bundle.digest if bundle else ""

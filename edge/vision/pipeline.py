@@ -58,19 +58,29 @@ class ImagePipeline:
         image = image[top : top + tensor[0], left : left + tensor[1]]
         return np.ascontiguousarray(image), Geometry(picture, resized, tensor, offset)
 
-    def normalize(self, image: Array, geometry: Geometry) -> Array:
-        """Order colours, scale, pad and lay out what ``fit`` returned."""
+    def normalize(self, image: Array, geometry: Geometry, into: Array | None = None) -> Array:
+        """Order colours, scale, pad and lay out what ``fit`` returned.
+
+        Args:
+            into: The row of a batch to write to, float32 (1, channels, H, W) or (1, H, W,
+                channels), contiguous; None for a new one.
+        """
         planes = self._planes(image)
-        tensor = self._blank(geometry.tensor)
+        is_nchw = self.spec.layout == "nchw"
+        tensor = self._blank(geometry.tensor, into[0] if into is not None and is_nchw else None)
         top, left = (max(0, at) for at in geometry.offset)
         window = tensor[:, top : top + image.shape[0], left : left + image.shape[1]]
         # A table of 256 values gives each pixel exactly what float64 arithmetic would, at the
         # cost of a look-up: 0.09 ms for 224x224, 1.5 ms in plain numpy (one x86-64 core).
-        for plane, values, into in zip(planes, self._values, window, strict=True):
-            self._cv2.LUT(plane, values, dst=into)
-        if self.spec.layout == "nhwc":
-            tensor = np.ascontiguousarray(tensor.transpose(1, 2, 0))
-        return tensor[np.newaxis]
+        for plane, values, target in zip(planes, self._values, window, strict=True):
+            self._cv2.LUT(plane, values, dst=target)
+        if is_nchw:
+            return tensor[np.newaxis]
+        laid_out = np.ascontiguousarray(tensor.transpose(1, 2, 0))[np.newaxis]
+        if into is None:
+            return laid_out
+        into[:] = laid_out
+        return into
 
     def _resize(self, image: Array, size: Size) -> Array:
         have = image.shape[:2]
@@ -100,8 +110,8 @@ class ImagePipeline:
         planes = list(cv2.split(image))
         return planes if self.spec.color == "bgr" else planes[::-1]
 
-    def _blank(self, size: Size) -> Array:
-        tensor: Array = np.empty((self.spec.channels, *size), np.float32)
+    def _blank(self, size: Size, into: Array | None) -> Array:
+        tensor = np.empty((self.spec.channels, *size), np.float32) if into is None else into
         if self.spec.pad is not None:
             tensor[:] = _normalized(self.spec, np.array([self.spec.pad.value]))[:, :, np.newaxis]
         return tensor

@@ -1,0 +1,270 @@
+"""One run of a pipeline: each step starts when what it needs is there, whoever else still runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edge.core.errors import EdgeError, UnavailableError
+from edge.core.pipelines import INPUT
+from edge.host.pipelines import conditions
+from edge.host.pipelines.crops import Region, around, chosen, on_picture, whole
+from edge.host.pipelines.feeding import Feeder, Key, Part
+from edge.host.statistics import Statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from concurrent.futures import Future
+
+    from edge.core.tensor import Array
+    from edge.host.model import Model
+    from edge.host.pipelines.conditions import Condition
+    from edge.host.pipelines.graph import Graph, Step
+
+_now = time.perf_counter_ns
+
+
+class Found(NamedTuple):
+    """What a step found for one key. Boxes lie in the whole picture, masks in ``region``."""
+
+    prediction: Any
+    tensors: dict[str, Array]
+    region: Region | None = None
+
+
+class Terms(NamedTuple):
+    """What a request asks of the queues that it has to wait in; 0 asks for nothing."""
+
+    priority: int = 0
+    timeout_us: int = 0
+
+
+class StepWork:
+    """What is kept of a step between runs: counters, and the way of pictures into its model."""
+
+    def __init__(self, step: Step, find: Callable[[str], Model]) -> None:
+        self.step = step
+        self.statistics = Statistics()
+        self.skipped = 0
+        self._find = find
+        self._feeder: Feeder | None = None
+        self._lock = threading.Lock()
+
+    def model(self) -> Model:
+        return self._find(self.step.spec.model)
+
+    def feeder(self, model: Model) -> Feeder:
+        """The way of pictures into ``model``, anew where its tensors are others than before."""
+        feeder = self._feeder
+        if feeder is None or not feeder.is_for(model):
+            image = model.manifest.image
+            if image is None:  # another version of the model than the pipeline was checked with
+                raise UnavailableError(f"{model.name} {model.version} does not take pictures")
+            feeder = self._feeder = Feeder(model, image)
+        return feeder
+
+    def skip(self) -> None:
+        with self._lock:
+            self.skipped += 1
+
+
+class _Open:
+    """A step that runs: how many of its parts still do, and where its time went."""
+
+    def __init__(self, work: StepWork, model: Model) -> None:
+        self.work = work
+        self.model = model
+        self.parts = 0
+        self.started_ns = _now()
+        self.input_ns = self.infer_ns = self.output_ns = 0
+
+
+class Run:
+    """The way of one picture, or of one set of tensors, through a graph."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        works: Mapping[str, StepWork],
+        picture: Array | None,
+        tensors: Mapping[str, Array],
+        terms: Terms,
+    ) -> None:
+        self.found: dict[str, dict[Key, Found]] = {}
+        self._graph = graph
+        self._works = works
+        self._picture = picture
+        self._tensors = tensors
+        self._terms = terms
+        self._open: dict[str, _Open] = {}
+        self._running: set[Future[Any]] = set()
+        self._done: SimpleQueue[tuple[str, Part, Future[dict[str, Array]]]] = SimpleQueue()
+
+    def run(self) -> dict[str, dict[Key, Found]]:
+        """Run all steps; what each found by its key, in the order of boxes.
+
+        Raises:
+            EdgeError: A step failed; the message begins with the pipeline's name and the step's.
+        """
+        sorter = self._graph.sorter()
+        try:
+            while sorter.is_active():
+                ready = sorter.get_ready()
+                for name in ready:
+                    with self._naming(name):
+                        if not self._start(name):
+                            sorter.done(name)
+                if not ready:
+                    name, part, future = self._done.get()
+                    with self._naming(name):
+                        if self._end(name, part, future):
+                            sorter.done(name)
+        finally:
+            for future in self._running:  # only if a step failed: the others need not go on
+                future.cancel()
+        return self.found
+
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """Errors count as the step's, and say which one it was."""
+        try:
+            yield
+        except BaseException as error:
+            spent_ns = _now() - self._open[name].started_ns if name in self._open else 0
+            self._works[name].statistics.failure(spent_ns)
+            if not isinstance(error, EdgeError):
+                raise
+            text = f"pipeline {self._graph.name}, step {name}: {error}"
+            raise type(error)(text, hint=error.hint) from error
+
+    def _start(self, name: str) -> bool:
+        """Give a step's model its work; False if there is none."""
+        work = self._works[name]
+        self.found[name] = {}
+        keys = self._keys(work.step)
+        if not keys:
+            work.skip()
+            return False
+        model = work.model()
+        opened = self._open[name] = _Open(work, model)
+        begin = _now()
+        for part in self._parts(work, model, keys):
+            opened.input_ns += _now() - begin
+            self._submit(name, part)
+            begin = _now()
+        return True
+
+    def _submit(self, name: str, part: Part) -> None:
+        opened = self._open[name]
+        priority, timeout_us = self._terms
+        future = opened.model.submit(part.feeds, priority=priority, timeout_us=timeout_us)
+        opened.parts += 1
+        self._running.add(future)
+        future.add_done_callback(lambda done: self._done.put((name, part, done)))
+
+    def _end(self, name: str, part: Part, future: Future[dict[str, Array]]) -> bool:
+        """Take what a model answered; whether that was all that its step waits for."""
+        self._running.discard(future)
+        opened = self._open[name]
+        opened.parts -= 1
+        try:
+            outputs = future.result()
+        except EdgeError as error:
+            if isinstance(error, UnavailableError) or not self._halve(name, part):
+                raise
+            return False
+        begin = _now()
+        step, found = opened.work.step, self.found[name]
+        rows = part.split(outputs)
+        for number, (key, tensors) in enumerate(zip(part.keys, rows, strict=True)):
+            geometry = part.geometries[number] if part.geometries else None
+            prediction = opened.model.decode(tensors, geometry) if step.finds else None
+            region = self._region(step, key) if step.takes_picture else None
+            if region is not None:
+                prediction = on_picture(prediction, region)
+            found[key] = Found(prediction, tensors, region)
+        if step.takes_picture:
+            opened.work.feeder(opened.model).end(part)
+        opened.output_ns += _now() - begin
+        if opened.parts:
+            return False
+        self.found[name] = dict(sorted(found.items()))  # parts end in any order
+        spent = _now() - opened.started_ns
+        opened.work.statistics.success(spent - opened.input_ns - opened.output_ns)
+        opened.work.statistics.transfer(opened.input_ns, opened.output_ns)
+        return True
+
+    def _halve(self, name: str, part: Part) -> bool:
+        """Try a batch that failed again as two: it may be too large for the engine."""
+        opened = self._open[name]
+        if not part.geometries or not opened.work.feeder(opened.model).can_halve(part):
+            return False
+        for half in part.halves():
+            self._submit(name, half)
+        return True
+
+    def _keys(self, step: Step) -> list[Key]:
+        """For which boxes a step runs, or for the whole."""
+        keys: list[Key] = [()]
+        if step.path and step.takes_picture:
+            finder = self.found[step.spec.crop]
+            keys = [
+                (*key, number)
+                for key, found in finder.items()
+                for number in chosen(found.prediction, step.spec)
+            ]
+        elif step.path:
+            sources = {ref.step for ref in step.inputs.values() if ref.step != INPUT}
+            deepest = max(sources, key=lambda name: len(self._works[name].step.path))
+            keys = list(self.found[deepest])
+        return [key for key in keys if self._is_due(step, key)]
+
+    def _is_due(self, step: Step, key: Key) -> bool:
+        """Whether conditions hold, and what the step takes is there: a step before may have been
+        left out itself."""
+        sources = {ref.step for ref in step.inputs.values() if ref.step != INPUT}
+        return all(self._of(source, key) is not None for source in sources) and all(
+            self._holds(condition, key) for condition in step.conditions
+        )
+
+    def _holds(self, condition: Condition, key: Key) -> bool:
+        if condition.step == INPUT:
+            return condition.holds_for_tensor(self._tensors[condition.fact])
+        found = self._of(condition.step, key)
+        if found is None:
+            return False
+        step = self._works[condition.step].step
+        if condition.fact in conditions.FACTS and step.finds in ("labels", "boxes"):
+            return condition.holds_for_found(found.prediction)
+        return condition.holds_for_tensor(found.tensors[condition.fact])
+
+    def _of(self, name: str, key: Key) -> Found | None:
+        """What a step found for a box, or for one of those that the box was found in."""
+        return self.found[name].get(key[: len(self._works[name].step.path)])
+
+    def _parts(self, work: StepWork, model: Model, keys: list[Key]) -> Iterator[Part]:
+        step = work.step
+        if step.takes_picture:
+            assert self._picture is not None
+            regions = [self._region(step, key) for key in keys]
+            yield from work.feeder(model).parts(self._picture, keys, regions)
+            return
+        for key in keys:
+            yield Part((key,), {name: self._tensor(ref, key) for name, ref in step.inputs.items()})
+
+    def _tensor(self, reference: Any, key: Key) -> Array:
+        if reference.step == INPUT:
+            return self._tensors[reference.tensor]
+        found = self._of(reference.step, key)
+        assert found is not None
+        return found.tensors[reference.tensor]
+
+    def _region(self, step: Step, key: Key) -> Region:
+        assert self._picture is not None
+        if not key:
+            return whole(self._picture)
+        boxes = self.found[step.spec.crop][key[:-1]].prediction
+        return around(boxes[key[-1]], step.spec.margin, self._picture)
