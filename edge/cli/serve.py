@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             fallback=settings.serve.fallback,
             models=settings.models,
             concurrency=settings.serve.concurrency,
+            pipelines=settings.pipelines,
         ) as runtime:
             tell = _tell_json if args.json else _tell
             is_clean = _run_loop(_serve(runtime, settings, listening, partial(tell, url)))

@@ -17,6 +17,8 @@ from edge.server.failures import failure_response
 from edge.server.handoff import when_done
 from edge.server.http.message import Cancel, HttpError, Request, Respond, Response
 from edge.server.inference import Inference
+from edge.server.pipeline_metrics import pipeline_families
+from edge.server.pipelines import PipelineEndpoints
 
 if TYPE_CHECKING:
     from edge.host import Runtime
@@ -44,7 +46,8 @@ class Application:
         self._max_body_bytes = max_body_bytes
         self._inference = Inference(runtime)
         self._threads = coding.coding_threads()
-        endpoints = Endpoints(runtime, self._inference)
+        self._pipelines = PipelineEndpoints(runtime)
+        endpoints = Endpoints(runtime, self._inference, self._pipelines)
         self._routes: dict[tuple[str, ...], Route] = {
             (): ("GET", self._root),
             ("metrics",): ("GET", self._metrics),
@@ -59,6 +62,12 @@ class Application:
             "ready": ("GET", endpoints.model_ready),
             "config": ("GET", endpoints.config),
             "stats": ("GET", endpoints.statistics),
+        }
+        self._pipeline_routes: dict[str, Route] = {
+            "": ("GET", self._pipelines.metadata),
+            "ready": ("GET", self._pipelines.ready),
+            "config": ("GET", self._pipelines.config),
+            "stats": ("GET", self._pipelines.statistics),
         }
 
     def __call__(self, request: Request, respond: Respond) -> Cancel | None:
@@ -86,10 +95,12 @@ class Application:
             respond(_endpoint(route, request)(request))
             return None
         name, version, action = _model_path(path, segments)
+        is_pipeline = name in self._pipelines.names
         if action == "infer":
             _check_method("POST", request)
-            return self._inference.infer(request, respond, name, version)
-        route = self._model_routes.get(action)
+            infer = self._pipelines.infer if is_pipeline else self._inference.infer
+            return infer(request, respond, name, version)
+        route = (self._pipeline_routes if is_pipeline else self._model_routes).get(action)
         if route is None:
             raise _nothing_at(path)
         respond(_endpoint(route, request)(request, name, version))
@@ -124,12 +135,19 @@ class Application:
         return coded if wanted else respond
 
     def _root(self, request: Request) -> Response:
-        page = {"name": "edge", "version": __version__, "models": self._runtime.names()}
+        page: dict[str, Any] = {
+            "name": "edge",
+            "version": __version__,
+            "models": self._runtime.names(),
+        }
+        if self._pipelines.names:
+            page["pipelines"] = sorted(self._pipelines.names)
         links = {"protocol": "/v2", "metrics": "/metrics"}
         return Response([msgspec.json.encode({**page, **links})])
 
     def _metrics(self, request: Request) -> Response:
-        text = metrics.render(self._runtime.status(), self._traffic())
+        pipelines = pipeline_families(self._runtime.pipeline_status())
+        text = metrics.render(self._runtime.status(), self._traffic(), pipelines)
         return Response([text.encode()], content_type=metrics.CONTENT_TYPE)
 
 

@@ -10,7 +10,7 @@ from edge.core.errors import NotFoundError, UnavailableError
 from edge.server.failures import failure_response
 from edge.server.handoff import when_done
 from edge.server.http.message import Cancel, HttpError, Request, Respond, Response
-from edge.server.kserve.codec import HEADER_LENGTH, Call, Codec
+from edge.server.kserve.codec import HEADER_LENGTH, Answer, Call, Codec
 
 if TYPE_CHECKING:
     from edge.core.tensor import Array
@@ -105,7 +105,7 @@ class Inference:
         """
         served = self.find(name, version)
         start = _now()
-        call = served.codec.decode(request.body, _json_bytes(request))
+        call = served.codec.decode(request.body, json_bytes(request))
         input_ns = _now() - start
         if served.runs_here():
             respond(_answer(served, call, served.model.infer(call.feeds), input_ns))
@@ -149,17 +149,20 @@ def not_ready(status: ModelStatus) -> str:
 
 def _answer(served: Served, call: Call, outputs: dict[str, Any], input_ns: int) -> Response:
     start = _now()
-    answer = served.codec.encode(call, outputs)
-    if answer.json_bytes is None:
-        response = Response(answer.parts)
-    else:
-        headers = ((HEADER_LENGTH, answer.json_bytes),)
-        response = Response(answer.parts, content_type=BINARY, headers=headers)
+    response = inference_response(served.codec.encode(call, outputs))
     served.model.statistics.transfer(input_ns, _now() - start)
     return response
 
 
-def _json_bytes(request: Request) -> int | None:
+def inference_response(answer: Answer) -> Response:
+    if answer.json_bytes is None:
+        return Response(answer.parts)
+    headers = ((HEADER_LENGTH, answer.json_bytes),)
+    return Response(answer.parts, content_type=BINARY, headers=headers)
+
+
+def json_bytes(request: Request) -> int | None:
+    """How much of a body is JSON, where raw tensors follow; None: all."""
     value = request.head.headers.get(_HEADER_LENGTH)
     if value is None:
         return None

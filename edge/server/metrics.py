@@ -24,26 +24,26 @@ Labels = Mapping[str, str]
 Sample = tuple[str, Labels, float]
 
 
-def render(models: list[ModelStatus], traffic: Traffic) -> str:
+def render(models: list[ModelStatus], traffic: Traffic, more: Iterable[Iterator[str]] = ()) -> str:
     """All metrics; times are seconds, sizes bytes, quantiles those since the model was loaded."""
-    families = (*_model_families(models), *_server_families(traffic))
+    families = (*_model_families(models), *more, *_server_families(traffic))
     return "".join(line for family in families for line in family)
 
 
 def _model_families(models: list[ModelStatus]) -> Iterator[Iterator[str]]:
-    yield _family(
+    yield family(
         "edge_model_state",
         "gauge",
         "1 for the state that the model is in.",
         [("", {**_name(model), "state": model.state}, 1) for model in models],
     )
-    yield _family(
+    yield family(
         "edge_model_placement_info",
         "gauge",
         "What runs the model: asked for, got, and why that differs.",
         [("", _placement(model), 1) for model in models if model.placement is not None],
     )
-    yield _family(
+    yield family(
         "edge_model_build_progress_ratio",
         "gauge",
         "Share that is done of an engine in the making, whatever serves meanwhile.",
@@ -54,19 +54,19 @@ def _model_families(models: list[ModelStatus]) -> Iterator[Iterator[str]]:
         ],
     )
     loaded = [(model, model.statistics) for model in models if model.statistics is not None]
-    yield _family(
+    yield family(
         "edge_model_inferences_total",
         "counter",
         "Inferences that succeeded.",
         [("", _name(model), stats.success_count) for model, stats in loaded],
     )
-    yield _family(
+    yield family(
         "edge_model_failures_total",
         "counter",
         "Inferences that failed.",
         [("", _name(model), stats.failure_count) for model, stats in loaded],
     )
-    yield _family(
+    yield family(
         "edge_model_refused_total",
         "counter",
         "Requests that never ran: the queue was full, or it was too late when their turn came.",
@@ -76,25 +76,25 @@ def _model_families(models: list[ModelStatus]) -> Iterator[Iterator[str]]:
             for reason, count in stats.refused.items()
         ],
     )
-    yield _family(
+    yield family(
         "edge_model_batch_requests",
         "histogram",
         "Requests that ran as one.",
         [sample for model, stats in loaded for sample in _batches(_name(model), stats)],
     )
     yield from _cache_families([(model, stats.cache) for model, stats in loaded if stats.cache])
-    yield _family(
+    yield family(
         "edge_model_stage_seconds",
         "summary",
         "Time per request in each stage.",
-        [sample for model in models for sample in _stages(model)],
+        [sample for model, stats in loaded for sample in stages(_name(model), stats)],
     )
 
 
 def _cache_families(
     caches: list[tuple[ModelStatus, CacheCounts]],
 ) -> Iterator[Iterator[str]]:
-    yield _family(
+    yield family(
         "edge_model_cache_requests_total",
         "counter",
         "Requests that the response cache knew the answer of (hit), or did not (miss).",
@@ -104,7 +104,7 @@ def _cache_families(
             for result, count in (("hit", cache.hits), ("miss", cache.misses))
         ],
     )
-    yield _family(
+    yield family(
         "edge_model_cache_bytes",
         "gauge",
         "Answers that are remembered.",
@@ -112,11 +112,9 @@ def _cache_families(
     )
 
 
-def _stages(model: ModelStatus) -> Iterator[Sample]:
-    if model.statistics is None:
-        return
-    for stage, histogram in model.statistics.stages.items():
-        labels = {**_name(model), "stage": stage}
+def stages(of: Labels, statistics: Snapshot) -> Iterator[Sample]:
+    for stage, histogram in statistics.stages.items():
+        labels = {**of, "stage": stage}
         if histogram.count:
             for quantile, percent in _QUANTILES.items():
                 seconds = histogram.percentile_ms(percent) / 1e3
@@ -136,24 +134,24 @@ def _batches(name: dict[str, str], statistics: Snapshot) -> Iterator[Sample]:
 
 
 def _server_families(traffic: Traffic) -> Iterator[Iterator[str]]:
-    yield _family("edge_info", "gauge", "The server.", [("", {"version": __version__}, 1)])
-    yield _family(
+    yield family("edge_info", "gauge", "The server.", [("", {"version": __version__}, 1)])
+    yield family(
         "edge_http_responses_total",
         "counter",
         "HTTP responses by status.",
         [("", {"code": f"{code:d}"}, count) for code, count in sorted(traffic.responses.items())],
     )
-    yield _family(
+    yield family(
         "edge_http_connections", "gauge", "Open HTTP connections.", [("", {}, traffic.connections)]
     )
     usage = os.times()
-    yield _family(
+    yield family(
         "edge_process_cpu_seconds_total",
         "counter",
         "CPU time of this process.",
         [("", {}, usage.user + usage.system)],
     )
-    yield _family(
+    yield family(
         "edge_process_resident_memory_bytes",
         "gauge",
         "Resident memory of this process.",
@@ -188,7 +186,7 @@ def _placement(model: ModelStatus) -> dict[str, str]:
     }
 
 
-def _family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> Iterator[str]:
+def family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> Iterator[str]:
     yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
     for suffix, labels, value in samples:
         pairs = ",".join(f'{key}="{text.translate(_ESCAPES)}"' for key, text in labels.items())

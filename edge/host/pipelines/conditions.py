@@ -24,9 +24,11 @@ _OPERATORS = {
     ">": operator.gt,
 }
 _FORM = re.compile(
-    r"\s*(?P<step>[\w-]+)\.(?P<fact>[^\s()=<>!]+)(?:\((?P<label>[^()]*)\))?"
-    r"\s*(?P<operator>==|!=|<=|>=|<|>)"
-    r"\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|(?P<quote>['\"])(?P<text>.*)(?P=quote))\s*"
+    r"""\s* (?P<step>[\w-]+) \. (?P<fact>[^\s()=<>!]+) (?: \( (?P<label>[^()]*) \) )?
+    \s* (?P<operator>==|!=|<=|>=|<|>)
+    \s* (?: (?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)
+       | (?P<quote>['"]) (?P<text>(?:(?!(?P=quote)).)*) (?P=quote) ) \s*""",
+    re.VERBOSE,
 )
 FACTS = ("count", "label", "score")
 """What there is to compare of labels and boxes."""
