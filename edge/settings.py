@@ -56,7 +56,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     long a batch may wait for company while its instance has nothing else to do. ``queue`` bounds
     how many requests wait, ``instances`` how many batches run at the same time. Up to
     ``cache_bytes`` of answers are remembered, and given again to the same inputs. ``share`` is
-    what the model gets of a machine that is short, beside others with theirs.
+    what the model gets of a machine that is short, beside others with theirs. One that is
+    ``pinned`` stays loaded, whoever else needs memory.
     """
 
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
@@ -65,6 +66,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     instances: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     share: Annotated[float, Positive] = 1.0
+    pinned: bool = False
 
 
 class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -82,6 +82,10 @@ class Session(ABC):
     def _run(self, feeds: Feeds) -> dict[str, Array]:
         """Run feeds that were checked and are C-contiguous, aligned and in native byte order."""
 
+    def outside_bytes(self) -> int:
+        """What it holds outside of this process: on a device, or in a process of its own."""
+        return 0
+
     @abstractmethod
     def close(self) -> None:
         """Give the engine's memory back; a second call does nothing."""

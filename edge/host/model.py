@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge.core.errors import InputError, UnavailableError, UnsupportedError
+from edge.core.errors import InputError, UnsupportedError
 from edge.core.spec import OutputSpec
 from edge.host import goldens
 from edge.host.batching import plan_batches
-from edge.host.lease import Lease
 from edge.host.response_cache import Remembered, ResponseCache
 from edge.host.scheduler import Scheduler
+from edge.host.seat import Seat
 from edge.host.statistics import Statistics
 from edge.settings import ModelSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
     from edge.bundle import Bundle
@@ -42,8 +42,8 @@ _now = time.perf_counter_ns
 class Model:
     """A variant on its engine, made by ``edge.load``. All methods may be called from any thread.
 
-    ``digest`` stands for all the bundle holds, ``opened`` for what runs now: an interim model gets
-    another session once that is built.
+    ``digest`` stands for all the bundle holds. Of a runtime's model the session in ``seat`` comes
+    and goes, as memory allows, and the first request after it went waits until it is back.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Model:
         bundle: Bundle,
         opened: Opened,
         *,
-        is_interim: bool = False,
+        reopen: Callable[[Opened], Opened] | None = None,
         settings: ModelSettings | None = None,
         fair: FairShare | None = None,
     ) -> None:
@@ -62,21 +62,25 @@ class Model:
         self.digest = bundle.digest
         self.labels = bundle.labels
         self.statistics = Statistics()
-        self.opened = opened
         self._bundle = bundle
-        self._lease = Lease(opened.session) if is_interim else None
-        self._run = (self._lease or opened.session).run
+        self._settings = settings or ModelSettings()
+        self.seat = Seat(self.name, opened, self._plan(opened), reopen)
+        self._run = self.seat.run
         self._is_closed = False
         self._lock = threading.Lock()
-        self._settings = settings or ModelSettings()
         size = self._settings.cache_bytes
         self._cache = ResponseCache(size) if size else None
         turns = fair.turns(self._settings.share) if fair else None
         self._scheduler = Scheduler(
-            self.name, self._run, self._plan(opened), self._settings, self.statistics, turns=turns
+            self.name, self.seat, self._settings, self.statistics, turns=turns
         )
         # Also when the program ends, or forgets the model: threads do not end by themselves.
         self._forgotten = weakref.finalize(self, self._scheduler.forget)
+
+    @property
+    def opened(self) -> Opened:
+        """What runs, or ran before it was unloaded."""
+        return self.seat.opened
 
     @property
     def variant(self) -> Variant:
@@ -121,9 +125,15 @@ class Model:
         return msgspec.structs.replace(self.statistics.snapshot(), cache=counts)
 
     @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    @property
     def state(self) -> str:
-        """``ready``, or ``idle`` once it is closed."""
-        return "idle" if self._is_closed else "ready"
+        """``ready``; ``idle`` while it is unloaded, ``loading`` as it comes back."""
+        if self.seat.is_taken:
+            return "ready"
+        return "loading" if self.seat.is_loading else "idle"
 
     def infer(self, feeds: Feeds) -> dict[str, Array]:
         """Run one batch on the caller's thread.
@@ -234,46 +244,34 @@ class Model:
 
     def verify_goldens(self) -> list[GoldenResult]:
         """Run the bundle's goldens here; they do not count in ``statistics``."""
-        opened = self.opened
-        return goldens.verify(self._bundle, opened.variant, opened.session)
+        sitting = self.seat.take()
+        try:
+            opened = sitting.opened
+            return goldens.verify(self._bundle, opened.variant, opened.session)
+        finally:
+            self.seat.give(sitting)
 
     def replace(self, opened: Opened) -> bool:
         """Run every request from now on with another session; False if the model is closed.
 
-        The former session, of an interim model, is closed once its last request has ended.
+        The former session is closed once its last request has ended.
         """
-        plan = self._plan(opened)
-        with self._lock:
-            if self._is_closed:
-                return False
-            lease, self._lease = self._lease, None
-            self.opened = opened
-            self._run = opened.session.run
-            self._scheduler.switch(self._run, plan)
-            if self._cache is not None:
-                self._cache.forget()
-        if lease is not None:
-            lease.hand_over(opened.session)
+        if not self.seat.replace(opened, self._plan(opened)):
+            return False
+        self._scheduler.switch()
+        if self._cache is not None:
+            self._cache.forget()
         return True
 
-    def settle(self, opened: Opened) -> None:
-        """Stay with the session, of which ``opened`` says more; nothing replaces it any more."""
-        with self._lock:
-            if not self._is_closed:
-                self.opened, self._lease = opened, None
-                self._run = opened.session.run
-                self._scheduler.switch(self._run, self.batches)
-
     def close(self) -> None:
-        """Finish what was submitted and give the engine's memory back."""
+        """Finish what was submitted, and give the engine's memory back after the last request."""
         with self._lock:
             if self._is_closed:
                 return
             self._is_closed = True
         self._forgotten.detach()
         self._scheduler.close()
-        self._run = self._refuse
-        self.opened.session.close()
+        self.seat.close()
         self._bundle.close()
 
     def __enter__(self) -> Model:
@@ -297,12 +295,6 @@ class Model:
 
     def _plan(self, opened: Opened) -> BatchPlan:
         return plan_batches(self._bundle, opened, self._settings.max_batch)
-
-    def _refuse(self, feeds: Feeds) -> dict[str, Array]:
-        raise self._closed()
-
-    def _closed(self) -> UnavailableError:
-        return UnavailableError(f"model {self.name} is closed", hint="load it again")
 
     @cached_property
     def _pipeline(self) -> ImagePipeline:

@@ -13,14 +13,17 @@ from edge.core import plugins
 from edge.core.build import EngineBuilder
 from edge.core.contracts import Placement, Session
 from edge.core.errors import EdgeError, EngineError, UnavailableError, UnsupportedError
-from edge.host import goldens
+from edge.host import costs, goldens
 from edge.host.choice import Candidate, Wish, choose, explain
 from edge.host.machine import machine_for, profile_of
+from edge.host.residency import NoRoomError
+from edge.settings import ModelSettings
 
 if TYPE_CHECKING:
     from edge.bundle import Bundle
     from edge.core.build import EngineBuild, Progress
     from edge.core.manifest import Manifest, Variant
+    from edge.host.residency import Residency, Room
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +38,26 @@ class Opened(NamedTuple):
     session: Session
     choice: str
     is_fallback: bool
+    room: Room | None = None
 
     @property
     def variant(self) -> Variant:
         return self.candidate.variant
+
+    def settle(self) -> None:
+        """Account for the memory that it takes, now that it has run.
+
+        Raises:
+            UnavailableError: There is not so much.
+        """
+        if self.room is not None:
+            self.room.settle(self.session)
+
+    def close(self) -> None:
+        """Close the session, and free its room."""
+        self.session.close()
+        if self.room is not None:
+            self.room.leave()
 
 
 Prove = Callable[["Bundle", Opened], None]
@@ -49,18 +68,29 @@ class Opener:
 
     ``to_build`` are those that ``open_now`` passed over, as their engines have to be built first.
 
+    Args:
+        residency: Where sessions get their room from; None if memory is the caller's concern.
     Raises:
         NotFoundError: The bundle has no variant of that id, or there is no such engine.
         UnavailableError: Nothing in it can run here.
     """
 
-    def __init__(self, manifest: Manifest, wish: Wish) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        wish: Wish,
+        settings: ModelSettings | None = None,
+        residency: Residency | None = None,
+    ) -> None:
         if wish.engine:
             plugins.backend(wish.engine)  # an engine that does not exist has an error of its own
         self.to_build: list[Candidate] = []
+        self.may_evict = True
         self._name = manifest.name
         self._profile = profile_of(manifest)
         self._wish = wish
+        self._settings = settings or ModelSettings()
+        self._residency = residency
         self.choice = choose(manifest, machine_for(manifest, self._profile), wish)
         self._obstacles = dict(self.choice.obstacles)
         self._errors: dict[str, EdgeError] = {}
@@ -91,6 +121,7 @@ class Opener:
         """The first candidate that opens and proves right, or None if one is still to be built.
 
         Raises:
+            NoRoomError: There is no room for it now.
             EdgeError: No candidate does, and none is to be built.
         """
         for candidate in self.candidates:
@@ -111,13 +142,29 @@ class Opener:
             return None
         try:
             prove(bundle, opened)
+            opened.settle()
         except BaseException as error:
-            opened.session.close()
-            if not isinstance(error, EngineError):
+            opened.close()
+            if not isinstance(error, REFUSALS):
                 raise
             self.note(candidate, error)
             return None
         return opened
+
+    def open_again(self, bundle: Bundle, opened: Opened) -> Opened:
+        """The same once more, after it was closed.
+
+        Raises:
+            EdgeError: It does not open any more, or there is no room.
+        """
+        session, room = self._session(bundle, opened.candidate)
+        again = opened._replace(session=session, room=room)
+        try:
+            again.settle()
+        except BaseException:
+            again.close()
+            raise
+        return again
 
     def note(self, candidate: Candidate, error: EdgeError) -> None:
         """Remember why a candidate does not run."""
@@ -172,6 +219,8 @@ class Opener:
     def _try(self, bundle: Bundle, candidate: Candidate) -> Opened | None:
         try:
             return self._open(bundle, candidate)
+        except NoRoomError:
+            raise  # nothing is wrong with it
         except REFUSALS as error:
             self.note(candidate, error)
             return None
@@ -190,13 +239,35 @@ class Opener:
         is_fallback = self._is_fallback(candidate)
         if is_fallback:
             self._permit(reason)
-        session = self._session(bundle, candidate)
+        session, room = self._session(bundle, candidate)
         if is_fallback:
             self._warn(reason)
         is_fallback |= session.placement.is_fallback
-        return Opened(candidate, session, reason, is_fallback)
+        return Opened(candidate, session, reason, is_fallback, room)
 
-    def _session(self, bundle: Bundle, candidate: Candidate) -> Session:
+    def _session(self, bundle: Bundle, candidate: Candidate) -> tuple[Session, Room | None]:
+        if self._residency is None:
+            return self._engine_session(bundle, candidate), None
+        room = self._residency.admit(
+            self._name,
+            self._cost_key(bundle, candidate),
+            sum(file.size_bytes for file in candidate.variant.files),
+            is_pinned=self._settings.pinned,
+            may_evict=self.may_evict,
+        )
+        try:
+            return self._engine_session(bundle, candidate), room
+        except BaseException:
+            room.leave()
+            raise
+
+    def _cost_key(self, bundle: Bundle, candidate: Candidate) -> str:
+        engine = candidate.engine
+        version = plugins.backend(engine).availability().version
+        options = repr(sorted(self._options(candidate).items()))
+        return costs.key_of(bundle.digest, candidate.variant.id, engine, version, options)
+
+    def _engine_session(self, bundle: Bundle, candidate: Candidate) -> Session:
         variant = candidate.variant
         folder = bundle.extract_variant(variant.id)
         backend = plugins.backend(candidate.engine)

@@ -13,7 +13,8 @@ from edge.bundle import open_bundle
 from edge.core.errors import BundleError, EdgeError, InputError, NotFoundError, UnavailableError
 from edge.host.choice import Fallback, Wish
 from edge.host.fairness import FairShare
-from edge.host.slot import ModelStatus, Slot
+from edge.host.residency import MemoryUse, NoRoomError, Residency, budget_bytes
+from edge.host.slot import ModelStatus, Slot, Terms
 
 if TYPE_CHECKING:
     from edge.core.pipelines import PipelineSpec
@@ -36,6 +37,10 @@ class Runtime:
         models: How requests for a model are run, by its name, where not by the defaults.
         concurrency: How many batches, of whatever models, run at the same time on the models' own
             threads, in fair turns; 0 for any number.
+        memory: What all loaded models may hold together, in bytes or as "2GiB"; None for this
+            machine's less what its system needs, 0 for any number. Who was not used for longest
+            is unloaded first, and comes back with its next request.
+        idle_s: Unload what was not used for so long; 0 for never.
         pipelines: Models that work together, by a name that no model has.
     Raises:
         BundleError: A bundle that was named is damaged or missing.
@@ -52,21 +57,27 @@ class Runtime:
         models: Mapping[str, ModelSettings] | None = None,
         concurrency: int = 0,
         pipelines: Mapping[str, PipelineSpec] | None = None,
+        memory: int | str | None = None,
+        idle_s: float = 0.0,
     ) -> None:
-        self._wish = Wish("", engine or "", dict(options or {}), fallback)
         self._is_closed = False
         self._slots: list[Slot] = []
         self._pipelines: dict[str, Pipeline] = {}
-        self._settings = dict(models or {})
-        self._fair = FairShare(concurrency) if concurrency else None
+        self._residency = Residency(budget_bytes(memory), idle_s)
+        self._terms = Terms(
+            Wish("", engine or "", dict(options or {}), fallback),
+            dict(models or {}),
+            self._residency,
+            FairShare(concurrency) if concurrency else None,
+        )
         try:
-            for slot in _scan(sources):
+            for slot in _scan(sources, self._terms):
                 self._add(slot)
             self._pipelines = self._plan_pipelines(pipelines or {})
         except BaseException:
             self.close()
             raise
-        for name in self._settings.keys() - self.names():
+        for name in self._terms.settings.keys() - self.names():
             log.warning("there are settings for %r, but no model of that name", name)
 
     def names(self) -> list[str]:
@@ -96,7 +107,7 @@ class Runtime:
                 raise NotFoundError(f"{name} has no version {version!r}", hint=f"it has: {has}")
         if self._is_closed:
             raise UnavailableError("the runtime is closed")
-        return slots[-1].model(self._wish)
+        return slots[-1].model()
 
     def infer(self, name: str, feeds: Feeds, version: str | None = None) -> dict[str, Array]:
         """Run one batch on the caller's thread, as ``Model.infer`` does."""
@@ -125,13 +136,16 @@ class Runtime:
         return [pipeline.status(models) for pipeline in self._pipelines.values()]
 
     def load_all(self) -> None:
-        """Load every model; those that fail are logged, and say why in ``status``.
+        """Load models while there is room, those that are pinned first; the others wait for use.
 
-        Engines that have to be built are, in the background, one after the other.
+        Those that fail are logged, and say why in ``status``. Engines that have to be built are,
+        in the background, one after the other.
         """
-        for slot in self._slots:
+        for slot in sorted(self._slots, key=lambda slot: not slot.is_pinned):
             try:
-                slot.start(self._wish)
+                slot.start(may_evict=False)
+            except NoRoomError as error:
+                log.info("%s %s is loaded when it is used: %s", slot.name, slot.version, error)
             except EdgeError as error:
                 log.error("%s %s: %s", slot.name, slot.version, error)
 
@@ -141,9 +155,16 @@ class Runtime:
 
     @property
     def is_ready(self) -> bool:
-        """Whether no model is still to be loaded, and at least one is ready, or there is none."""
+        """Whether no model is still to be loaded, and one answers, if need be after loading."""
         states = {slot.state for slot in self._slots}
-        return not self._is_closed and (not states or {"ready"} <= states <= {"ready", "failed"})
+        answering = {"ready", "idle"}
+        settled = states <= {*answering, "failed"}
+        return not self._is_closed and settled and bool(not states or states & answering)
+
+    @property
+    def memory(self) -> MemoryUse:
+        """What models may hold, and what they hold."""
+        return self._residency.use
 
     @property
     def is_building(self) -> bool:
@@ -155,6 +176,7 @@ class Runtime:
         for pipeline in self._pipelines.values():
             pipeline.close()
         self._is_closed = True
+        self._residency.close()
         for slot in self._slots:
             slot.close()
 
@@ -190,15 +212,14 @@ class Runtime:
                     f"{other.path} and {slot.path} are both {slot.name} version {slot.version}",
                     hint="remove one, or convert it again with another --version",
                 )
-        slot.settings, slot.fair = self._settings.get(slot.name), self._fair
         self._slots.append(slot)
         self._slots.sort(key=lambda slot: (slot.name, _version_key(slot.version)))
 
 
-def _scan(sources: tuple[str | os.PathLike[str], ...]) -> Iterator[Slot]:
+def _scan(sources: tuple[str | os.PathLike[str], ...], terms: Terms) -> Iterator[Slot]:
     for source in map(Path, sources):
         if not source.is_dir():
-            yield Slot(source, open_bundle(source))
+            yield Slot(source, terms, open_bundle(source))
             continue
         paths = sorted(path for path in source.iterdir() if path.suffix == SUFFIX)
         if not paths:
@@ -207,10 +228,10 @@ def _scan(sources: tuple[str | os.PathLike[str], ...]) -> Iterator[Slot]:
             )
         for path in paths:
             try:
-                yield Slot(path, open_bundle(path))
+                yield Slot(path, terms, open_bundle(path))
             except BundleError as error:
                 log.error("%s is left out: %s", path, error)
-                yield Slot(path, error=error)
+                yield Slot(path, terms, error=error)
 
 
 def _version_key(version: str) -> list[tuple[bool, int, str]]:

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from edge.core.errors import EdgeError, InputError, UnavailableError
-from edge.host.batching import Admission, BatchBuffer, BatchPlan, split
+from edge.host.batching import Admission, BatchBuffer, split
 from edge.host.queueing import Request, RequestQueue
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from edge.core.tensor import Array, Feeds
-    from edge.host.batching import Run
+    from edge.host.batching import BatchPlan
+    from edge.host.seat import Seat, Sitting
     from edge.host.statistics import Statistics
     from edge.settings import ModelSettings
 
@@ -39,16 +40,15 @@ class Scheduler:
     def __init__(
         self,
         name: str,
-        run: Run,
-        plan: BatchPlan,
+        seat: Seat,
         settings: ModelSettings,
         statistics: Statistics,
         *,
         turns: AbstractContextManager[None] | None = None,
     ) -> None:
         self._name = name
-        self._target = run, plan
-        self._admission = Admission(plan)
+        self._seat = seat
+        self._admission = Admission(seat.plan)
         self._settings = settings
         self._statistics = statistics
         self._turns = turns or nullcontext()
@@ -62,12 +62,11 @@ class Scheduler:
 
     @property
     def plan(self) -> BatchPlan:
-        return self._target[1]
+        return self._seat.plan
 
-    def switch(self, run: Run, plan: BatchPlan) -> None:
-        """Run all that begins from now on with another session."""
-        self._target = run, plan
-        self._admission = Admission(plan)
+    def switch(self) -> None:
+        """Look at requests as the session that is seated now wants them."""
+        self._admission = Admission(self.plan)
 
     def submit(
         self,
@@ -152,9 +151,20 @@ class Scheduler:
             self._serve_one(buffer)  # a call of its own: its arrays go when it returns
 
     def _serve_one(self, buffer: BatchBuffer) -> None:
-        with self._turns:
-            batch, late = self._take()
-            ended = self._run(batch, buffer) if batch else []
+        try:
+            sitting = self._seat.take()  # before its turn: nobody else need wait for a load
+        except EdgeError as error:
+            batch, late = self._take(1)
+            ended: list[Ended] = [(request, error) for request in batch]
+            for request in batch:
+                self._statistics.failure(_now() - request.submitted_ns)
+        else:
+            try:
+                with self._turns:
+                    batch, late = self._take(sitting.plan.max_rows)
+                    ended = self._run(sitting, batch, buffer) if batch else []
+            finally:
+                self._seat.give(sitting)
         self._refuse(late)
         for request, answer in ended:  # others have their turn: what is called may take long
             if isinstance(answer, BaseException):
@@ -178,10 +188,10 @@ class Scheduler:
                 if len(self._queue):
                     return True
 
-    def _take(self) -> tuple[list[Request], list[Request]]:
+    def _take(self, max_rows: int) -> tuple[list[Request], list[Request]]:
         """What to run, and what it is too late for; another instance may have been faster."""
         with self._changed:
-            taken = self._queue.take(self.plan.max_rows, _now())
+            taken = self._queue.take(max_rows, _now())
             if len(self._queue) and self._waiting_threads:
                 self._changed.notify()
             return taken
@@ -203,14 +213,14 @@ class Scheduler:
         wanted = min(self._expected_rows, self.plan.max_rows)
         return self._queue.rows >= wanted or self._queue.head.has_deadline
 
-    def _run(self, batch: list[Request], buffer: BatchBuffer) -> list[Ended]:
+    def _run(self, sitting: Sitting, batch: list[Request], buffer: BatchBuffer) -> list[Ended]:
         start = _now()
         try:
-            answers = self._answers(batch, buffer)
+            answers = _answers(sitting, batch, buffer)
         except BaseException as error:
             if len(batch) > 1:  # one may be to blame, and only that one is to fail
                 log.debug("%s: a batch of %d failed: %s", self._name, len(batch), error)
-                return [end for request in batch for end in self._run([request], buffer)]
+                return [end for request in batch for end in self._run(sitting, [request], buffer)]
             self._statistics.failure(_now() - batch[0].submitted_ns)
             return [(batch[0], error)]
         spent = _now() - start
@@ -221,16 +231,6 @@ class Scheduler:
         # Those who get their answer now are likely to be back soon.
         self._expected_rows = sum(request.rows for request in batch) + self._queue.rows
         return list(zip(batch, answers, strict=True))
-
-    def _answers(self, batch: list[Request], buffer: BatchBuffer) -> list[dict[str, Array]]:
-        run, plan = self._target
-        is_padded = plan.is_padded and batch[0].kind is not None
-        if len(batch) == 1 and not is_padded:
-            return [run(batch[0].feeds)]
-        rows = [request.rows for request in batch]
-        total = plan.max_rows if is_padded else sum(rows)
-        feeds = buffer.fill([request.feeds for request in batch], total, plan.max_rows)
-        return split(run(feeds), rows, total)
 
     def _refuse(self, late: list[Request]) -> None:
         for request in late:
@@ -249,3 +249,14 @@ class Scheduler:
             f"{self._queue.limit} requests wait for {self._name} already",
             hint=f"send less at once, or raise queue in [models.{self._name}] of edge.toml",
         )
+
+
+def _answers(sitting: Sitting, batch: list[Request], buffer: BatchBuffer) -> list[dict[str, Array]]:
+    run, plan = sitting.run, sitting.plan
+    is_padded = plan.is_padded and batch[0].kind is not None
+    if len(batch) == 1 and not is_padded:
+        return [run(batch[0].feeds)]
+    rows = [request.rows for request in batch]
+    total = plan.max_rows if is_padded else sum(rows)
+    feeds = buffer.fill([request.feeds for request in batch], total, plan.max_rows)
+    return split(run(feeds), rows, total)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -14,9 +16,11 @@ from edge.core.contracts import Placement
 from edge.core.errors import BundleError, EdgeError, UnavailableError
 from edge.host.building import Build, BuildProgress
 from edge.host.choice import Wish
+from edge.host.costs import Cost
 from edge.host.fairness import FairShare
 from edge.host.model import Model
 from edge.host.opening import Opened, Opener, run_goldens
+from edge.host.residency import NoRoomError, Residency
 from edge.host.statistics import Snapshot
 from edge.settings import ModelSettings
 
@@ -32,12 +36,15 @@ class ModelStatus(msgspec.Struct, frozen=True):
 
     ``reason`` says why it failed, or what is built while it, or nothing, serves. What stands
     behind ``digest`` is empty until it was loaded; ``engine`` is the one that runs it.
+    ``memory`` is what it takes of it when loaded, ``evictions`` are how often it was unloaded, by
+    why. One that ``is_withdrawn`` answers nothing until somebody loads it again.
     """
 
     name: str
     version: str
     state: State
     reason: str = ""
+    is_withdrawn: bool = False
     path: str = ""
     digest: str = ""
     engine: str = ""
@@ -48,17 +55,34 @@ class ModelStatus(msgspec.Struct, frozen=True):
     placement: Placement | None = None
     statistics: Snapshot | None = None
     building: BuildProgress | None = None
+    memory: Cost | None = None
+    loads: int = 0
+    evictions: dict[str, int] = {}
+
+
+class Terms(NamedTuple):
+    """What a runtime's models have in common: what is wished for, and what they share."""
+
+    wish: Wish
+    settings: Mapping[str, ModelSettings]
+    residency: Residency
+    fair: FairShare | None = None
 
 
 class Slot:
-    """Loads its bundle once, however many threads ask; a load that failed stays failed.
+    """Loads its bundle once, however many threads ask; a load that failed stays failed until
+    somebody calls ``load``.
 
     Where an engine has to be built, something else serves meanwhile if the caller's wish and the
     bundle allow it.
     """
 
     def __init__(
-        self, path: Path, bundle: Bundle | None = None, error: BundleError | None = None
+        self,
+        path: Path,
+        terms: Terms,
+        bundle: Bundle | None = None,
+        error: BundleError | None = None,
     ) -> None:
         self.path = path
         self.manifest = bundle.manifest if bundle else None
@@ -67,47 +91,81 @@ class Slot:
         self.digest = bundle.digest if bundle else ""
         self.error: EdgeError | None = error
         self.state: State = "failed" if error else "staged"
-        self.settings: ModelSettings | None = None
-        self.fair: FairShare | None = None
+        self._terms = terms
+        self._settings = terms.settings.get(self.name, ModelSettings())
         self._bundle = bundle
         self._model: Model | None = None
         self._build: Build | None = None
         self._lock = threading.Lock()
         self._is_closed = False
+        self._is_withdrawn = False
 
-    def model(self, wish: Wish) -> Model:
-        """The loaded model; waits for its engine to be built where nothing else can serve.
+    def model(self) -> Model:
+        """The model, loaded once; waits for its engine to be built where nothing else can serve.
 
         Raises:
-            EdgeError: It can't be loaded, or could not be the first time.
+            EdgeError: It can't be loaded, could not be the first time, or was unloaded.
         """
         while True:
             model = self._model
-            if model is not None and model.state == "ready":
+            if model is not None and not self._is_withdrawn and not model.is_closed:
                 return model
-            build = self.start(wish)
+            build = self.start()
             if build is not None:
                 build.done.wait()
 
-    def start(self, wish: Wish) -> Build | None:
-        """Load the model if it is not; gives the build that has to end before it can serve.
+    def start(self, *, may_evict: bool = True) -> Build | None:
+        """Load the model if it never was; gives the build that has to end before it can serve.
 
+        Args:
+            may_evict: Whether others may have to go for it.
         Raises:
-            EdgeError: It can't be loaded, or could not be the first time.
+            NoRoomError: There is no room for it now.
+            EdgeError: It can't be loaded, could not be the first time, or was unloaded.
         """
         with self._lock:
-            if self._model is not None and self._model.state == "ready":
-                return None
             if self._is_closed:
                 raise UnavailableError("the runtime is closed")
+            if self._is_withdrawn:
+                raise UnavailableError(f"model {self.name} was unloaded", hint="load it again")
             if self.state == "failed":
                 raise UnavailableError(
                     f"model {self.name} failed to load: {self.error}",
                     hint=self.error.hint if self.error else "",
                 )
+            model = self._model
+            if model is not None and not model.is_closed:
+                return None
             if self._build is None:
-                self._load(wish)
-            return self._build if self._model is None or self._model.state != "ready" else None
+                self._load(may_evict)
+            return self._build if self._model is None else None
+
+    def load(self) -> None:
+        """Load it now, also if it was unloaded or failed before.
+
+        Raises:
+            EdgeError: It can't be loaded.
+        """
+        with self._lock:
+            self._is_withdrawn = False
+            if self._model is not None:
+                self._model.seat.bar("")
+            if self.state == "failed" and self._build is None:
+                self.state, self.error = "staged", None
+        seat = self.model().seat
+        seat.give(seat.take())
+
+    def unload(self) -> None:
+        """Give the memory back once the last request ended, and answer nothing until ``load``."""
+        with self._lock:
+            self._is_withdrawn = True
+            if self._model is not None:
+                self._model.seat.bar(f"model {self.name} was unloaded")
+                self._model.seat.evict("request")
+
+    @property
+    def is_pinned(self) -> bool:
+        return self._settings.pinned
 
     @property
     def is_building(self) -> bool:
@@ -122,6 +180,7 @@ class Slot:
             version=self.version,
             state=state,  # type: ignore[arg-type]
             reason=str(self.error or progress or ""),
+            is_withdrawn=self._is_withdrawn,
             path=str(self.path),
             digest=self.digest,
             building=progress,
@@ -139,6 +198,9 @@ class Slot:
             is_fallback=opened.is_fallback,
             placement=placement,
             statistics=model.snapshot(),
+            memory=opened.room.cost if opened.room else None,
+            loads=model.seat.loads,
+            evictions=dict(model.seat.evictions),
         )
 
     def close(self) -> None:
@@ -156,17 +218,24 @@ class Slot:
             if self._bundle is not None:
                 self._bundle.close()
 
-    def _load(self, wish: Wish) -> None:
+    def _load(self, may_evict: bool) -> None:
         """Called with the lock held."""
         self.state = "loading"
         self._model = None
+        terms = self._terms
         try:
             bundle, self._bundle = self._bundle or self._reopen(), None
             try:
-                self._open(bundle, Opener(bundle.manifest, wish))
+                opener = Opener(bundle.manifest, terms.wish, self._settings, terms.residency)
+                opener.may_evict = may_evict
+                self._open(bundle, opener)
+                opener.may_evict = True
             except BaseException:
                 bundle.close()
                 raise
+        except NoRoomError:
+            self.state = "idle"
+            raise
         except EdgeError as error:
             self.error, self.state = error, "failed"
             raise
@@ -182,7 +251,7 @@ class Slot:
             self.state = "building"
             bundle.close()
             return
-        self._model = self._made(bundle, opened, is_interim=bool(opener.to_build))
+        self._model = self._made(bundle, opened, opener)
         self.state = "ready"
 
     def _warm_up(self, bundle: Bundle, opened: Opened) -> None:
@@ -194,7 +263,7 @@ class Slot:
 
         def succeed(opened: Opened, bundle: Bundle) -> None:
             with self._lock:
-                self._take(opened, bundle)
+                self._take(opened, bundle, opener)
 
         def fail(error: EdgeError) -> None:
             with self._lock:
@@ -204,7 +273,7 @@ class Slot:
                     return
                 if model is not None and interim is not None:
                     log.error("%s stays a fallback: %s", self.name, error)
-                    model.settle(opener.revised(interim))
+                    model.seat.describe(opener.revised(model.opened))
                 else:
                     log.error("%s %s: %s", self.name, self.version, error)
                     self.error, self.state = error, "failed"
@@ -212,22 +281,28 @@ class Slot:
         self._build = Build(opener, self._reopen, succeed, fail)
         self._build.start()
 
-    def _take(self, opened: Opened, bundle: Bundle) -> None:
+    def _take(self, opened: Opened, bundle: Bundle, opener: Opener) -> None:
         """Serve what was built; called with the lock held."""
         self._build = None
         if self._is_closed:
-            opened.session.close()
+            opened.close()
             bundle.close()
         elif self._model is None:
-            self._model = self._made(bundle, opened, is_interim=False)
+            self._model = self._made(bundle, opened, opener)
             self.state = "ready"
         else:
             bundle.close()
             if not self._model.replace(opened):  # it was closed, and is loaded anew if asked for
-                opened.session.close()
+                opened.close()
 
-    def _made(self, bundle: Bundle, opened: Opened, *, is_interim: bool) -> Model:
-        return Model(bundle, opened, is_interim=is_interim, settings=self.settings, fair=self.fair)
+    def _made(self, bundle: Bundle, opened: Opened, opener: Opener) -> Model:
+        return Model(
+            bundle,
+            opened,
+            reopen=partial(opener.open_again, bundle),
+            settings=self._settings,
+            fair=self._terms.fair,
+        )
 
     def _reopen(self) -> Bundle:
         bundle = open_bundle(self.path)

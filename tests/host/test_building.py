@@ -15,11 +15,9 @@ import pytest
 
 import edge
 from edge.core import plugins
-from edge.core.contracts import Session
 from edge.core.errors import EngineError, UnavailableError
 from edge.core.manifest import Variant
 from edge.host import BuildProgress, ModelStatus
-from edge.host.lease import Lease
 
 MakeVariant = Callable[..., Variant]
 MakeBundle = Callable[..., Path]
@@ -321,47 +319,6 @@ def test_what_an_engine_knows_of_the_machine_can_be_required(
     path = make_bundle(make_variant("made", "forge", chosen=True, **needs), make_variant())
     with edge.load(path) as model:
         assert model.variant.id == variant
-
-
-class Held(Session):
-    """A run begins, and waits."""
-
-    inputs = ()
-    outputs = ()
-
-    def __init__(self) -> None:
-        self.begun, self.go = threading.Event(), threading.Event()
-        self.closed = 0
-
-    def _run(self, feeds: Any) -> Any:
-        self.begun.set()
-        assert self.go.wait(20)
-        assert not self.closed
-        return {"by": self}
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-def test_a_lease_closes_its_session_after_the_last_run_and_sends_late_ones_on() -> None:
-    first, second = Held(), Held()
-    second.go.set()
-    lease = Lease(first)
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(lease.run, {})
-        assert first.begun.wait(20)
-        lease.hand_over(second)
-        assert first.closed == 0
-        assert lease.run({}) == {"by": second}
-        first.go.set()
-        assert running.result(20) == {"by": first}
-    assert first.closed == 1
-
-
-def test_a_lease_on_an_idle_session_closes_it_at_once() -> None:
-    first = Held()
-    Lease(first).hand_over(Held())
-    assert first.closed == 1
 
 
 def test_what_is_built_says_so_in_one_line() -> None:

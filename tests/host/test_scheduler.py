@@ -13,11 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.core.errors import EngineError, InputError, UnavailableError
+from edge.core.manifest import Variant
 from edge.core.tensor import TensorSpec
 from edge.host import Statistics
 from edge.host.batching import BatchPlan
+from edge.host.choice import Candidate
 from edge.host.fairness import FairShare
+from edge.host.opening import Opened
 from edge.host.scheduler import Scheduler
+from edge.host.seat import Seat
 from edge.settings import ModelSettings
 
 LONG_S = 30.0
@@ -37,6 +41,10 @@ class Engine:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Semaphore(0)
+        self.is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
 
     def run(self, feeds: Any) -> dict[str, np.ndarray]:
         array = feeds["x"]
@@ -53,6 +61,16 @@ class Engine:
     @property
     def rows(self) -> list[int]:
         return [shape[0] for shape in self.shapes]
+
+
+def opened(engine: Engine) -> Opened:
+    variant = Variant(id="v", engine="null", precision="fp32", files=(), inputs=(), outputs=())
+    candidate = Candidate(variant, "cpu", "cpu", "null")
+    return Opened(candidate, engine, "", is_fallback=False)  # type: ignore[arg-type]
+
+
+def seat(engine: Engine, plan: BatchPlan = BATCHES) -> Seat:
+    return Seat("m", opened(engine), plan)
 
 
 Begin = Callable[..., Scheduler]
@@ -73,7 +91,7 @@ def begin(engine: Engine, statistics: Statistics) -> Iterator[Begin]:
     started: list[Scheduler] = []
 
     def make(plan: BatchPlan = BATCHES, **fields: int) -> Scheduler:
-        scheduler = Scheduler("m", engine.run, plan, ModelSettings(**fields), statistics)
+        scheduler = Scheduler("m", seat(engine, plan), ModelSettings(**fields), statistics)
         started.append(scheduler)
         return scheduler
 
@@ -361,21 +379,45 @@ def test_it_can_be_closed_by_its_own_thread_and_before_it_started(
 
 
 def test_another_session_takes_over_between_two_batches(begin: Begin, engine: Engine) -> None:
-    scheduler = begin()
+    place = seat(engine)
+    scheduler = Scheduler("m", place, ModelSettings(), Statistics())
     first = busy(scheduler, engine)
     waiting = [scheduler.submit(row(number)) for number in range(2)]
     successor = Engine()
-    scheduler.switch(successor.run, BatchPlan())
+    place.replace(opened(successor), BatchPlan())
+    scheduler.switch()
     engine.gate.set()
     assert [value(future) for future in (first, *waiting)] == [0, 0, 1]
     assert (engine.rows, successor.rows) == ([1], [1, 1])
+    assert engine.is_closed
+    scheduler.close()
+
+
+def test_a_session_that_does_not_come_back_fails_the_requests_that_wait_for_it(
+    engine: Engine, statistics: Statistics
+) -> None:
+    errors = [EngineError("out of memory")]
+
+    def reopen(before: Opened) -> Opened:
+        if errors:
+            raise errors.pop()
+        return opened(engine)
+
+    place = Seat("m", opened(engine), BATCHES, reopen)
+    scheduler = Scheduler("m", place, ModelSettings(), statistics)
+    place.evict("room")
+    with pytest.raises(EngineError, match="out of memory"):
+        scheduler.submit(row(1)).result(LONG_S)
+    assert value(scheduler.submit(row(2))) == 2
+    assert statistics.snapshot().failure_count == 1
+    scheduler.close()
 
 
 def test_models_that_share_a_machine_run_one_at_a_time_and_answers_hold_up_nobody() -> None:
     engine, other = Engine(), Engine()
     fair, plan = FairShare(1), BatchPlan()
     first, second = (
-        Scheduler(name, one.run, plan, ModelSettings(), Statistics(), turns=fair.turns(1))
+        Scheduler(name, seat(one, plan), ModelSettings(), Statistics(), turns=fair.turns(1))
         for name, one in (("first", engine), ("second", other))
     )
     running = busy(first, engine)
@@ -406,7 +448,7 @@ def test_any_requests_in_any_order_get_what_they_get_alone(
     plan = BatchPlan(max_rows, inputs=(spec,)) if max_rows > 1 else BatchPlan()
     noise = np.random.default_rng(len(sizes))
     feeds = [{"x": noise.integers(-9, 9, size).astype(np.float32)} for size in sizes]
-    scheduler = Scheduler("m", engine.run, plan, ModelSettings(instances=instances), Statistics())
+    scheduler = Scheduler("m", seat(engine, plan), ModelSettings(instances=instances), Statistics())
     engine.gate.clear()
     futures = [scheduler.submit(each, priority=priorities.randint(0, 20)) for each in feeds]
     engine.gate.set()

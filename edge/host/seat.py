@@ -1,0 +1,184 @@
+"""Where a model's session sits: it comes when it is needed, and goes when its room is."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from edge.core.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from edge.core.tensor import Array, Feeds
+    from edge.host.batching import BatchPlan
+    from edge.host.opening import Opened
+    from edge.host.residency import Room
+
+
+class Sitting:
+    """One session, and how many use it."""
+
+    __slots__ = ("is_leaving", "opened", "plan", "run", "users")
+
+    def __init__(self, opened: Opened, plan: BatchPlan, users: int = 0) -> None:
+        self.opened = opened
+        self.plan = plan
+        self.run = opened.session.run
+        self.users = users
+        self.is_leaving = False
+
+
+class Seat:
+    """Holds a model's session for whoever runs it; none is closed before its last user left.
+
+    Args:
+        reopen: Opens again what was evicted, which may wait for room; None if nothing ever is.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        opened: Opened,
+        plan: BatchPlan,
+        reopen: Callable[[Opened], Opened] | None = None,
+    ) -> None:
+        self.opened = opened
+        self.plan = plan
+        self.used_s = monotonic()
+        self.loads = 1
+        self.evictions: Counter[str] = Counter()
+        self._name = name
+        self._bar = ""
+        self._reopen = reopen
+        self._sitting: Sitting | None = Sitting(opened, plan)
+        self._is_closed = False
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()
+        self._let_in(opened)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a session is here."""
+        return self._sitting is not None
+
+    @property
+    def is_loading(self) -> bool:
+        return self._sitting is None and self._loading.locked()
+
+    @property
+    def is_busy(self) -> bool:
+        sitting = self._sitting
+        return sitting is not None and sitting.users > 0
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """``Session.run``, with a session that is loaded first if none is here."""
+        sitting = self.take()
+        try:
+            return sitting.run(feeds)
+        finally:
+            self.give(sitting)
+
+    def take(self) -> Sitting:
+        """Use the session until ``give``; loads it first if none is here.
+
+        Raises:
+            UnavailableError: The seat is closed, or there is no room for the session.
+            EdgeError: It can't be opened any more.
+        """
+        return self.take_now() or self._take_again()
+
+    def take_now(self) -> Sitting | None:
+        """The same, but None if no session is here."""
+        with self._lock:
+            sitting = self._sitting
+            if sitting is not None:
+                sitting.users += 1
+            return sitting
+
+    def give(self, sitting: Sitting) -> None:
+        with self._lock:
+            sitting.users -= 1
+            is_last = sitting.is_leaving and not sitting.users
+        self.used_s = monotonic()
+        if is_last:
+            sitting.opened.close()
+
+    def replace(self, opened: Opened, plan: BatchPlan) -> bool:
+        """Run what begins from now on with another session; False if the seat is closed."""
+        with self._loading:
+            self._let_in(opened)
+            with self._lock:
+                if self._is_closed:
+                    return False
+                former, self._sitting = self._sitting, Sitting(opened, plan)
+                self.opened, self.plan = opened, plan
+                self.loads += 1
+        self._dismiss(former)
+        return True
+
+    def describe(self, opened: Opened) -> None:
+        """Know more of the session that is here, which stays the same."""
+        with self._lock:
+            self.opened = opened
+
+    def evict(self, reason: str, room: Room | None = None) -> None:
+        """Close the session as soon as nobody uses it; the next ``take`` opens it again.
+
+        Args:
+            room: Only the session that has this room, which another may have replaced.
+        """
+        with self._lock:
+            former = self._sitting
+            if former is None or (room is not None and former.opened.room is not room):
+                return
+            self._sitting = None
+            self.evictions[reason] += 1
+        self._dismiss(former)
+
+    def bar(self, reason: str) -> None:
+        """Let no session in again, for a reason; an empty one lets them in."""
+        self._bar = reason
+
+    def close(self) -> None:
+        """Evict for good."""
+        with self._lock:
+            self._is_closed = True
+            former, self._sitting = self._sitting, None
+        self._dismiss(former)
+
+    def _take_again(self) -> Sitting:
+        with self._loading:  # the first loads for all who come meanwhile
+            sitting = self.take_now()
+            if sitting is not None:
+                return sitting
+            if self._is_closed or self._reopen is None:
+                raise UnavailableError(f"model {self._name} is closed", hint="load it again")
+            if self._bar:
+                raise UnavailableError(self._bar, hint="load it again")
+            opened = self._reopen(self.opened)
+            self._let_in(opened)
+            with self._lock:
+                if not self._is_closed:
+                    self.opened = opened
+                    self.loads += 1
+                    self._sitting = sitting = Sitting(opened, self.plan, users=1)
+                    return sitting
+        opened.close()
+        raise UnavailableError(f"model {self._name} was closed while it was loaded")
+
+    def _let_in(self, opened: Opened) -> None:
+        if opened.room is not None:
+            opened.room.occupant = self
+
+    def _dismiss(self, sitting: Sitting | None) -> None:
+        if sitting is None:
+            return
+        if sitting.opened.room is not None:
+            sitting.opened.room.is_going = True
+        with self._lock:
+            sitting.is_leaving = True
+            is_idle = not sitting.users
+        if is_idle:
+            sitting.opened.close()
