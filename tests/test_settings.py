@@ -113,3 +113,48 @@ def test_device_is_named_after_the_host_unless_told(path: Path) -> None:
     path.touch()
     assert load_settings(path, {}).mqtt.device_name == socket.gethostname()
     assert load_settings(path, {"EDGE_MQTT_DEVICE": "line-3"}).mqtt.device_name == "line-3"
+
+
+PLATES = """
+[pipelines.plates]
+output = ["cars"]
+[pipelines.plates.steps.cars]
+model = "yolox_nano"
+[pipelines.plates.steps.makes]
+model = "mobilenet"
+crop = "cars"
+labels = ["car", "truck"]
+min_score = 0.5
+margin = 0.1
+limit = 4
+when = "cars.count > 0"
+"""
+
+
+def test_pipelines_are_read(path: Path) -> None:
+    path.write_text(PLATES)
+    plates = load_settings(path, {}).pipelines["plates"]
+    assert plates.output == ("cars",)
+    makes = plates.steps["makes"]
+    assert (makes.crop, makes.labels, makes.limit) == ("cars", ("car", "truck"), 4)
+    assert makes.when == "cars.count > 0"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('crop = "cars"', 'corp = "cars"', r"unknown field `corp` - at `\$\.pipelines\[...\]"),
+        ('model = "mobilenet"', "", "missing required field `model`"),
+        ("limit = 4", "limit = 0", "limit"),
+        ("min_score = 0.5", "min_score = 5", "min_score"),
+        ('crop = "cars"', "", "labels is about boxes, and crop names no step"),
+        ('crop = "cars"', 'crop = "cars"\ninputs = { x = "cars.y" }', "crop or inputs, not both"),
+        ("steps.makes", "steps.'a b'", "matching regex"),
+        ("pipelines.plates", "pipelines.'a b'", "matching regex"),
+        ('output = ["cars"]', 'outputs = ["cars"]', "unknown field `outputs`"),
+    ],
+)
+def test_wrong_pipelines_are_named(path: Path, old: str, new: str, message: str) -> None:
+    path.write_text(PLATES.replace(old, new))
+    with pytest.raises(SettingsError, match=message):
+        load_settings(path, {})

@@ -140,3 +140,23 @@ def test_spec_with_impossible_sizes_is_refused(line: str, tmp_path: Path) -> Non
     path.write_text(f'[image]\ninput = "x"\n{line}\n')
     with pytest.raises(SettingsError, match="Expected `int`"):
         load_spec(path)
+
+
+@pytest.mark.parametrize(
+    ("color", "layout"), list(product(("rgb", "bgr", "gray"), ("nchw", "nhwc")))
+)
+def test_a_row_of_a_batch_is_written_in_place(color: str, layout: str) -> None:
+    spec = ImageSpec(
+        "x", resize=Resize(longer=8), pad=Pad((8, 8), 114), color=color, layout=layout, scale=0.1
+    )
+    pipeline = ImagePipeline(spec)
+    image = noise(40, 70)
+    crop = image[5:25, 10:50]  # a view, as of a box
+    fitted, geometry = pipeline.fit(crop)
+    alone = pipeline.normalize(fitted, geometry)
+    batch = np.full((3, *alone.shape[1:]), np.nan, np.float32)
+    row = pipeline.normalize(fitted, geometry, into=batch[1:2])
+    assert np.shares_memory(row, batch)
+    np.testing.assert_array_equal(batch[1:2], alone)
+    np.testing.assert_array_equal(alone, pipeline(crop.copy()))
+    assert np.isnan(batch[[0, 2]]).all()
