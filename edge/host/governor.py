@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from edge.sensors import Cause, Reading, device_sensors
 
 if TYPE_CHECKING:
     from edge.host.fairness import FairShare
+    from edge.host.slot import ModelStatus
     from edge.sensors import DeviceSensors
     from edge.settings import Power
 
@@ -154,6 +155,13 @@ class Governor:
         is_new = before.level == "free" and before.cause == "none"
         level = logging.WARNING if is_new else logging.INFO
         log.log(level, "%s: %s; %s", now.cause, now.why, _said(now.limits))
+
+
+def work_of(statuses: Iterable[ModelStatus]) -> tuple[int, int]:
+    """What models have done so far: ``Work``. Counted anyway, so that it costs requests nothing."""
+    known = [status.statistics for status in statuses if status.statistics is not None]
+    batches = [batch for statistics in known for batch in statistics.batches.values()]
+    return sum(batch.count for batch in batches), sum(batch.total_ns for batch in batches)
 
 
 def _said(limits: Limits) -> str:

@@ -70,7 +70,8 @@ class Model:
         self._lock = threading.Lock()
         size = self._settings.cache_bytes
         self._cache = ResponseCache(size) if size else None
-        turns = fair.turns(self._settings.share) if fair else None
+        self._fair = fair
+        self._turns = turns = fair.turns(self._settings.share) if fair else None
         self._scheduler = Scheduler(
             self.name, self.seat, self._settings, self.statistics, turns=turns
         )
@@ -135,11 +136,17 @@ class Model:
             return "ready"
         return "loading" if self.seat.is_loading else "idle"
 
-    def infer(self, feeds: Feeds) -> dict[str, Array]:
-        """Run one batch on the caller's thread.
+    @property
+    def is_held_back(self) -> bool:
+        """Whether requests have to wait for turns, as the device can not bear them all."""
+        return self._fair is not None and self._fair.is_limited
+
+    def infer(self, feeds: Feeds, *, at_once: bool = False) -> dict[str, Array]:
+        """Run one batch on the caller's thread; while ``is_held_back``, when its turn comes.
 
         Args:
             feeds: Input name -> array; ``inputs`` says which.
+            at_once: Do not wait for a turn.
         Returns:
             Output name -> array, owned by the caller.
         Raises:
@@ -148,10 +155,10 @@ class Model:
             EngineError: The engine failed.
         """
         if self._cache is None:
-            return self._infer(feeds)
+            return self._infer(feeds, at_once)
         future = Remembered(self._cache, feeds)
         if not future.done():
-            future.set_result(self._infer(feeds))
+            future.set_result(self._infer(feeds, at_once))
         return future.result()
 
     def submit(
@@ -198,13 +205,14 @@ class Model:
         try:
             feeds, geometry = self.prepare(picture)
             prepared = _now()
-            outputs = self._run(feeds)
+            held_back = self.is_held_back
+            outputs, queue_ns = self._run_in_turn(feeds) if held_back else (self._run(feeds), 0)
             inferred = _now()
             prediction = self.decode(outputs, geometry, top=top)
         except BaseException:
             self.statistics.failure(_now() - start)
             raise
-        self.statistics.success(inferred - prepared)
+        self.statistics.success(inferred - prepared - queue_ns, queue_ns)
         self.statistics.transfer(prepared - start, _now() - inferred)
         return prediction
 
@@ -283,15 +291,30 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model {self.name} {self.version}: {self.variant.id}, {self.state}>"
 
-    def _infer(self, feeds: Feeds) -> dict[str, Array]:
-        start = _now()
+    def _infer(self, feeds: Feeds, at_once: bool) -> dict[str, Array]:
+        start, queue_ns, fair = _now(), 0, self._fair
         try:
-            outputs = self._run(feeds)
+            if fair is None or at_once or not fair.is_limited:
+                outputs = self._run(feeds)
+            else:
+                outputs, queue_ns = self._run_in_turn(feeds)
         except BaseException:
             self.statistics.failure(_now() - start)
             raise
-        self.statistics.success(_now() - start)
+        self.statistics.success(_now() - start - queue_ns, queue_ns)
         return outputs
+
+    def _run_in_turn(self, feeds: Feeds) -> tuple[dict[str, Array], int]:
+        """The outputs, and how many nanoseconds it waited."""
+        assert self._turns is not None
+        start = _now()
+        sitting = self.seat.take()  # before its turn: nobody else need wait for a load
+        try:
+            with self._turns:
+                queue_ns = _now() - start
+                return sitting.run(feeds), queue_ns
+        finally:
+            self.seat.give(sitting)
 
     def _plan(self, opened: Opened) -> BatchPlan:
         return plan_batches(self._bundle, opened, self._settings.max_batch)

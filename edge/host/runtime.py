@@ -13,15 +13,17 @@ from edge.bundle import open_bundle
 from edge.core.errors import BundleError, EdgeError, InputError, NotFoundError, UnavailableError
 from edge.host.choice import Fallback, Wish
 from edge.host.fairness import FairShare
+from edge.host.governor import Governor, work_of
 from edge.host.residency import MemoryUse, NoRoomError, Residency, budget_bytes
 from edge.host.slot import ModelStatus, Slot, Terms
 
 if TYPE_CHECKING:
     from edge.core.pipelines import PipelineSpec
     from edge.core.tensor import Array, Feeds
+    from edge.host.governor import Strain
     from edge.host.model import Model
     from edge.host.pipelines import Pipeline, PipelineStatus
-    from edge.settings import ModelSettings
+    from edge.settings import ModelSettings, Power
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class Runtime:
         models: How requests for a model are run, by its name, where not by the defaults.
         concurrency: How many batches, of whatever models, run at the same time on the models' own
             threads, in fair turns; 0 for any number.
+        power: What gives way when the device throttles or draws more than it may; None to let it.
         memory: What all loaded models may hold together, in bytes or as "2GiB"; None for this
             machine's less what its system needs, 0 for any number. Who was not used for longest
             is unloaded first, and comes back with its next request.
@@ -56,24 +59,30 @@ class Runtime:
         fallback: Fallback = "warn",
         models: Mapping[str, ModelSettings] | None = None,
         concurrency: int = 0,
+        power: Power | None = None,
         pipelines: Mapping[str, PipelineSpec] | None = None,
         memory: int | str | None = None,
         idle_s: float = 0.0,
     ) -> None:
         self._is_closed = False
         self._slots: list[Slot] = []
+        self._governor: Governor | None = None
+        is_governed = power is not None and power.policy != "off"
         self._pipelines: dict[str, Pipeline] = {}
         self._residency = Residency(budget_bytes(memory), idle_s)
         self._terms = Terms(
             Wish("", engine or "", dict(options or {}), fallback),
             dict(models or {}),
             self._residency,
-            FairShare(concurrency) if concurrency else None,
+            FairShare(concurrency) if concurrency or is_governed else None,
         )
         try:
             for slot in _scan(sources, self._terms):
                 self._add(slot)
             self._pipelines = self._plan_pipelines(pipelines or {})
+            if power is not None and self._terms.fair is not None and is_governed:
+                self._governor = Governor(power, self._terms.fair, lambda: work_of(self.status()))
+                self._governor.start()
         except BaseException:
             self.close()
             raise
@@ -99,15 +108,10 @@ class Runtime:
             UnavailableError: The runtime is closed, or the model failed to load before.
             EdgeError: It fails to load now.
         """
-        slots = self._find(name)
-        if version:
-            slots = [slot for slot in slots if slot.version == version]
-            if not slots:
-                has = ", ".join(self.versions(name))
-                raise NotFoundError(f"{name} has no version {version!r}", hint=f"it has: {has}")
+        slot = self._slot(name, version)
         if self._is_closed:
             raise UnavailableError("the runtime is closed")
-        return slots[-1].model()
+        return slot.model()
 
     def infer(self, name: str, feeds: Feeds, version: str | None = None) -> dict[str, Array]:
         """Run one batch on the caller's thread, as ``Model.infer`` does."""
@@ -149,9 +153,42 @@ class Runtime:
             except EdgeError as error:
                 log.error("%s %s: %s", slot.name, slot.version, error)
 
+    def load(self, name: str, version: str | None = None) -> None:
+        """Load a model now, also if it was unloaded or failed before.
+
+        Raises:
+            NotFoundError: There is no model of that name and version.
+            EdgeError: It fails to load.
+        """
+        self._slot(name, version).load()
+
+    def unload(self, name: str, version: str | None = None) -> None:
+        """Give a model's memory back after its last request; it answers nothing until ``load``.
+
+        Args:
+            version: None for all.
+        Raises:
+            NotFoundError: There is no model of that name and version.
+        """
+        for slot in [self._slot(name, version)] if version else self._find(name):
+            slot.unload()
+
     def status(self) -> list[ModelStatus]:
         """One entry for each version of each model, by name, oldest first."""
         return [slot.status() for slot in self._slots]
+
+    def status_of(self, name: str, version: str | None = None) -> ModelStatus:
+        """What is known of the model that ``model`` would give.
+
+        Raises:
+            NotFoundError: There is no model of that name and version.
+        """
+        return self._slot(name, version).status()
+
+    @property
+    def strain(self) -> Strain | None:
+        """How the device bears its work, and what is held back for it; None if nobody looks."""
+        return self._governor.strain if self._governor is not None else None
 
     @property
     def is_ready(self) -> bool:
@@ -176,6 +213,8 @@ class Runtime:
         for pipeline in self._pipelines.values():
             pipeline.close()
         self._is_closed = True
+        if self._governor is not None:
+            self._governor.close()
         self._residency.close()
         for slot in self._slots:
             slot.close()
@@ -197,10 +236,17 @@ class Runtime:
     def _find(self, name: str) -> list[Slot]:
         slots = [slot for slot in self._slots if slot.name == name]
         if not slots:
-            raise NotFoundError(
-                f"there is no model named {name!r}", hint=f"there are: {', '.join(self.names())}"
-            )
+            has = ", ".join(self.names()) or "none"
+            raise NotFoundError(f"there is no model named {name!r}", hint=f"there are: {has}")
         return slots
+
+    def _slot(self, name: str, version: str | None) -> Slot:
+        slots = self._find(name)
+        found = [slot for slot in slots if version in (None, "", slot.version)]
+        if not found:
+            has = ", ".join(slot.version for slot in slots)
+            raise NotFoundError(f"{name} has no version {version!r}", hint=f"it has: {has}")
+        return found[-1]
 
     def _add(self, slot: Slot) -> None:
         for other in self._slots:

@@ -14,10 +14,10 @@ from edge.host.queueing import Request, RequestQueue
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
-    from contextlib import AbstractContextManager
 
     from edge.core.tensor import Array, Feeds
     from edge.host.batching import BatchPlan
+    from edge.host.fairness import Turns
     from edge.host.seat import Seat, Sitting
     from edge.host.statistics import Statistics
     from edge.settings import ModelSettings
@@ -44,7 +44,7 @@ class Scheduler:
         settings: ModelSettings,
         statistics: Statistics,
         *,
-        turns: AbstractContextManager[None] | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._name = name
         self._seat = seat
@@ -52,6 +52,7 @@ class Scheduler:
         self._settings = settings
         self._statistics = statistics
         self._turns = turns or nullcontext()
+        self._fair = turns.fair if turns else None
         self._queue = RequestQueue(settings.queue)
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -163,6 +164,8 @@ class Scheduler:
                 with self._turns:
                     batch, late = self._take(sitting.plan.max_rows)
                     ended = self._run(sitting, batch, buffer) if batch else []
+                if not batch and self._fair is not None:
+                    self._fair.give_back()
             finally:
                 self._seat.give(sitting)
         self._refuse(late)
@@ -239,14 +242,19 @@ class Scheduler:
                 waited_ms = (_now() - request.submitted_ns) / 1e6
                 error = UnavailableError(
                     f"the request's timeout passed while it waited {waited_ms:.1f} ms for "
-                    f"{self._name}",
+                    f"{self._name}{self._held_back()}",
                     hint="give it more time, or send less at once",
                 )
                 request.future.set_exception(error)
 
+    def _held_back(self) -> str:
+        """Why requests wait longer than they would, if there is a reason."""
+        why = self._fair.why if self._fair is not None else ""
+        return f"; {why}" if why else ""
+
     def _full(self) -> EdgeError:
         return UnavailableError(
-            f"{self._queue.limit} requests wait for {self._name} already",
+            f"{self._queue.limit} requests wait for {self._name} already{self._held_back()}",
             hint=f"send less at once, or raise queue in [models.{self._name}] of edge.toml",
         )
 

@@ -68,8 +68,11 @@ class Served:
         """Whether the next request is best run on the event loop, where nothing waits for it.
 
         Also with batches: what one saves a quick model is less than a hand-off costs. But a batch
-        of a fixed size is filled up by the model's own thread only.
+        of a fixed size is filled up by the model's own thread only, and while the device is held
+        back a request has to wait.
         """
+        if self.model.is_held_back:
+            return False
         return self.pace.step() and not self.model.batches.is_padded
 
 
@@ -108,7 +111,7 @@ class Inference:
         call = served.codec.decode(request.body, json_bytes(request))
         input_ns = _now() - start
         if served.runs_here():
-            respond(_answer(served, call, served.model.infer(call.feeds), input_ns))
+            respond(_answer(served, call, served.model.infer(call.feeds, at_once=True), input_ns))
             return None
         future = served.model.submit(call.feeds, priority=call.priority, timeout_us=call.timeout_us)
 
