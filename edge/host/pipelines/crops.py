@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-
-from edge.vision import Box
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edge.core.pipelines import StepSpec
     from edge.core.tensor import Array
+    from edge.vision import Box
 
 
 class Region(NamedTuple):
@@ -56,16 +55,14 @@ def chosen(boxes: Sequence[Box], spec: StepSpec) -> list[int]:
     return found[: spec.limit]
 
 
-def on_picture(prediction: Any, region: Region) -> Any:
+def on_picture(boxes: tuple[Box, ...], region: Region) -> tuple[Box, ...]:
     """Boxes that were found in a region, where they lie in the whole picture."""
     left, top = region.left, region.top
-    if not (left or top) or not isinstance(prediction, tuple):
-        return prediction
+    if not (left or top):
+        return boxes
     return tuple(
         msgspec.structs.replace(
             box, x0=box.x0 + left, y0=box.y0 + top, x1=box.x1 + left, y1=box.y1 + top
         )
-        if isinstance(box, Box)
-        else box
-        for box in prediction
+        for box in boxes
     )

@@ -36,11 +36,13 @@ _KEPT_BUFFERS = 4
 class Part(NamedTuple):
     """What a model runs at once for a step: one row for each key, and some that fill it up.
 
+    Where the rows are pictures, ``regions`` are what they show, and ``geometries`` how.
     ``buffer`` is the memory of its rows, to be used again; None if it is not ours.
     """
 
     keys: tuple[Key, ...]
     feeds: dict[str, Array]
+    regions: tuple[Region, ...] = ()
     geometries: tuple[Geometry, ...] = ()
     rows: int = 1
     buffer: Array | None = None
@@ -53,6 +55,7 @@ class Part(NamedTuple):
             self._replace(
                 keys=self.keys[part],
                 feeds={name: array[part] for name, array in self.feeds.items()},
+                regions=self.regions[part],
                 geometries=self.geometries[part],
                 rows=len(self.keys[part]),
                 buffer=None,
@@ -79,11 +82,20 @@ class Part(NamedTuple):
         ]
 
 
+class _Fitted(NamedTuple):
+    """A picture in the size that its model takes."""
+
+    key: Key
+    region: Region
+    image: Array
+    geometry: Geometry
+
+
 class Feeder:
     """Puts pictures into batches for a model, as its ``[image]`` says. Any thread may call it."""
 
     def __init__(self, model: Model, image: ImageSpec) -> None:
-        self.tensors = model.inputs
+        self._made_for = model.digest, model.inputs
         self._name = model.name
         self._input = image.input
         self._pipeline = ImagePipeline(image)
@@ -91,8 +103,8 @@ class Feeder:
         self._buffers: deque[Array] = deque(maxlen=_KEPT_BUFFERS)
 
     def is_for(self, model: Model) -> bool:
-        """Whether the model still takes the tensors that it took."""
-        return model.inputs == self.tensors
+        """Whether it is the same model, on a variant that takes the same tensors."""
+        return self._made_for == (model.digest, model.inputs)
 
     def parts(
         self, picture: Array, keys: Sequence[Key], regions: Sequence[Region]
@@ -104,13 +116,15 @@ class Feeder:
         """
         size = self._max_rows
         for start in range(0, len(keys), size):
-            fitted = [self._pipeline.fit(region.of(picture)) for region in regions[start:][:size]]
-            some = tuple(keys[start : start + size])
-            if len({geometry.tensor for _, geometry in fitted}) == 1:
-                yield self._part(some, fitted, len(keys))
+            some = [
+                _Fitted(key, region, *self._pipeline.fit(region.of(picture)))
+                for key, region in zip(keys[start:][:size], regions[start:], strict=False)
+            ]
+            if len({one.geometry.tensor for one in some}) == 1:
+                yield self._part(some, len(keys))
             else:  # of a model that takes pictures of any size
-                for key, one in zip(some, fitted, strict=True):
-                    yield self._part((key,), [one], 1)
+                for one in some:
+                    yield self._part([one], 1)
 
     def end(self, part: Part) -> None:
         """A part was run: its memory is free, and if it is half of one that failed, that was too
@@ -124,20 +138,24 @@ class Feeder:
     def can_halve(self, part: Part) -> bool:
         return part.rows > 1 and not self._is_padded
 
-    def _part(
-        self, keys: tuple[Key, ...], fitted: list[tuple[Array, Geometry]], wanted: int
-    ) -> Part:
-        height, width = fitted[0][1].tensor
+    def _part(self, some: list[_Fitted], wanted: int) -> Part:
+        height, width = some[0].geometry.tensor
         channels, is_nchw = self._pipeline.spec.channels, self._pipeline.spec.layout == "nchw"
         shape = (channels, height, width) if is_nchw else (height, width, channels)
-        rows = self._max_rows if self._is_padded else len(keys)
+        rows = self._max_rows if self._is_padded else len(some)
         buffer = self._buffer((max(rows, min(wanted, self._max_rows)), *shape))
         batch = buffer[:rows]
-        for row, (image, geometry) in enumerate(fitted):
-            self._pipeline.normalize(image, geometry, into=batch[row : row + 1])
-        batch[len(keys) :] = batch[:1]
-        geometries = tuple(geometry for _, geometry in fitted)
-        return Part(keys, {self._input: batch}, geometries, rows, buffer)
+        for row, one in enumerate(some):
+            self._pipeline.normalize(one.image, one.geometry, into=batch[row : row + 1])
+        batch[len(some) :] = batch[:1]
+        return Part(
+            keys=tuple(one.key for one in some),
+            feeds={self._input: batch},
+            regions=tuple(one.region for one in some),
+            geometries=tuple(one.geometry for one in some),
+            rows=rows,
+            buffer=buffer,
+        )
 
     def _buffer(self, shape: tuple[int, ...]) -> Array:
         """Memory that was used before, if there is enough of it: new pages cost as much as a

@@ -28,11 +28,10 @@ _now = time.perf_counter_ns
 
 
 class Found(NamedTuple):
-    """What a step found for one key. Boxes lie in the whole picture, masks in ``region``."""
+    """What a step found for one key. Boxes lie in the whole picture, masks in the crop."""
 
     prediction: Any
     tensors: dict[str, Array]
-    region: Region | None = None
 
 
 class Terms(NamedTuple):
@@ -57,7 +56,7 @@ class StepWork:
         return self._find(self.step.spec.model)
 
     def feeder(self, model: Model) -> Feeder:
-        """The way of pictures into ``model``, anew where its tensors are others than before."""
+        """The way of pictures into ``model``, which another version may have replaced."""
         feeder = self._feeder
         if feeder is None or not feeder.is_for(model):
             image = model.manifest.image
@@ -74,12 +73,13 @@ class StepWork:
 class _Open:
     """A step that runs: how many of its parts still do, and where its time went."""
 
-    def __init__(self, work: StepWork, model: Model) -> None:
+    def __init__(self, work: StepWork, model: Model, feeder: Feeder | None) -> None:
         self.work = work
         self.model = model
+        self.feeder = feeder
         self.parts = 0
         self.started_ns = _now()
-        self.input_ns = self.infer_ns = self.output_ns = 0
+        self.input_ns = self.output_ns = 0
 
 
 class Run:
@@ -149,9 +149,10 @@ class Run:
             work.skip()
             return False
         model = work.model()
-        opened = self._open[name] = _Open(work, model)
+        feeder = work.feeder(model) if work.step.takes_picture else None
+        opened = self._open[name] = _Open(work, model, feeder)
         begin = _now()
-        for part in self._parts(work, model, keys):
+        for part in self._parts(work.step, feeder, keys):
             opened.input_ns += _now() - begin
             self._submit(name, part)
             begin = _now()
@@ -178,16 +179,14 @@ class Run:
             return False
         begin = _now()
         step, found = opened.work.step, self.found[name]
-        rows = part.split(outputs)
-        for number, (key, tensors) in enumerate(zip(part.keys, rows, strict=True)):
+        for number, (key, tensors) in enumerate(zip(part.keys, part.split(outputs), strict=True)):
             geometry = part.geometries[number] if part.geometries else None
-            prediction = opened.model.decode(tensors, geometry) if step.finds else None
-            region = self._region(step, key) if step.takes_picture else None
-            if region is not None:
-                prediction = on_picture(prediction, region)
-            found[key] = Found(prediction, tensors, region)
-        if step.takes_picture:
-            opened.work.feeder(opened.model).end(part)
+            prediction: Any = opened.model.decode(tensors, geometry) if step.finds else None
+            if step.finds == "boxes":
+                prediction = on_picture(prediction, part.regions[number])
+            found[key] = Found(prediction, tensors)
+        if opened.feeder is not None:
+            opened.feeder.end(part)
         opened.output_ns += _now() - begin
         if opened.parts:
             return False
@@ -199,8 +198,8 @@ class Run:
 
     def _halve(self, name: str, part: Part) -> bool:
         """Try a batch that failed again as two: it may be too large for the engine."""
-        opened = self._open[name]
-        if not part.geometries or not opened.work.feeder(opened.model).can_halve(part):
+        feeder = self._open[name].feeder
+        if feeder is None or not feeder.can_halve(part):
             return False
         for half in part.halves():
             self._submit(name, half)
@@ -245,12 +244,11 @@ class Run:
         """What a step found for a box, or for one of those that the box was found in."""
         return self.found[name].get(key[: len(self._works[name].step.path)])
 
-    def _parts(self, work: StepWork, model: Model, keys: list[Key]) -> Iterator[Part]:
-        step = work.step
-        if step.takes_picture:
+    def _parts(self, step: Step, feeder: Feeder | None, keys: list[Key]) -> Iterator[Part]:
+        if feeder is not None:
             assert self._picture is not None
             regions = [self._region(step, key) for key in keys]
-            yield from work.feeder(model).parts(self._picture, keys, regions)
+            yield from feeder.parts(self._picture, keys, regions)
             return
         for key in keys:
             yield Part((key,), {name: self._tensor(ref, key) for name, ref in step.inputs.items()})

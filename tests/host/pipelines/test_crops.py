@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edge.core.pipelines import StepSpec
 from edge.host.pipelines.crops import Region, around, chosen, on_picture, whole
-from edge.vision import Box, Label
+from edge.vision import Box
 
 PICTURE = np.zeros((40, 60, 3), np.uint8)
 
@@ -61,8 +61,7 @@ def test_boxes_are_chosen_in_their_order() -> None:
     assert chosen([], every) == []
 
 
-def test_boxes_of_a_region_move_and_labels_stay() -> None:
-    region = Region(10, 20, 30, 40)
-    assert on_picture((box(1, 2, 3, 4),), region) == (box(11, 22, 13, 24),)
-    labels = (Label(0, "x", 1.0),)
-    assert on_picture(labels, region) == labels
+def test_boxes_of_a_region_lie_in_the_whole_picture() -> None:
+    found = (box(1, 2, 3, 4), box(5, 6, 7, 8))
+    assert on_picture(found, Region(10, 20, 30, 40)) == (box(11, 22, 13, 24), box(15, 26, 17, 28))
+    assert on_picture(found, Region(0, 0, 60, 40)) is found
