@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             fallback=settings.serve.fallback,
             models=settings.models,
             concurrency=settings.serve.concurrency,
+            power=settings.power,
             pipelines=settings.pipelines,
         ) as runtime:
             tell = _tell_json if args.json else _tell
@@ -123,7 +124,7 @@ def _telemetry(runtime: Runtime, settings: Settings) -> Iterator[None]:
         return
     from edge.telemetry import publish
 
-    publisher = publish(runtime, settings.mqtt)
+    publisher = publish(runtime, settings.mqtt, root=Path(settings.power.root))
     try:
         yield
     finally:

@@ -6,9 +6,12 @@ from edge.host.building import BuildProgress as BuildProgress
 from edge.host.choice import Fallback as Fallback
 from edge.host.choice import Wish as Wish
 from edge.host.goldens import GoldenResult as GoldenResult
+from edge.host.governor import Strain as Strain
 from edge.host.loading import load as load
 from edge.host.loading import load_bundle as load_bundle
 from edge.host.model import Model as Model
+from edge.host.restraint import LEVELS as LEVELS
+from edge.host.restraint import Limits as Limits
 from edge.host.runtime import Runtime as Runtime
 from edge.host.slot import ModelStatus as ModelStatus
 from edge.host.statistics import STAGES as STAGES

@@ -19,6 +19,7 @@ from edge.server.http.message import Cancel, HttpError, Request, Respond, Respon
 from edge.server.inference import Inference
 from edge.server.pipeline_metrics import pipeline_families
 from edge.server.pipelines import PipelineEndpoints
+from edge.server.power_metrics import power_families
 
 if TYPE_CHECKING:
     from edge.host import Runtime
@@ -146,8 +147,11 @@ class Application:
         return Response([msgspec.json.encode({**page, **links})])
 
     def _metrics(self, request: Request) -> Response:
-        pipelines = pipeline_families(self._runtime.pipeline_status())
-        text = metrics.render(self._runtime.status(), self._traffic(), pipelines)
+        more = (
+            *pipeline_families(self._runtime.pipeline_status()),
+            *power_families(self._runtime.strain),
+        )
+        text = metrics.render(self._runtime.status(), self._traffic(), more)
         return Response([text.encode()], content_type=metrics.CONTENT_TYPE)
 
 

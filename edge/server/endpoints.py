@@ -49,6 +49,9 @@ class Endpoints:
         is_ready = self._runtime.is_ready
         models = [_state(status) for status in self._runtime.status()]
         answer: dict[str, Any] = {"ready": is_ready, "models": models}
+        strain = self._runtime.strain
+        if strain is not None:
+            answer["power"] = strain.summary()
         return readiness(answer, is_ready, "not all models are ready")
 
     def model_ready(self, request: Request, name: str, version: str) -> Response:

@@ -69,11 +69,14 @@ def _device_figures(sample: Metrics) -> Iterator[str]:
         "cpu_percent": "cpu {:.0f} %",
         "memory_used_percent": "memory {:.0f} %",
         "temperature_max_celsius": "{:.0f} °C",
+        "power_total_watts": "{:.1f} W",
     }
     for name, text in units.items():
         value = number(sample.get(name))
         if value is not None:
             yield text.format(value)
+    if sample.get("power_level") not in (None, "free"):
+        yield f"held back: {sample.get('power_cause')}"
 
 
 def _model_figures(sample: Metrics) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from edge.core.errors import SettingsError
+from edge.host.governor import Strain
 from edge.sensors import DeviceSensors, device_sensors
 from edge.settings import Mqtt
 from edge.telemetry.address import parse_address
@@ -32,6 +33,9 @@ class Source(Protocol):
     """What is reported on; an ``edge.Runtime`` is one."""
 
     def status(self) -> Sequence[ModelStatus]: ...
+
+    @property
+    def strain(self) -> Strain | None: ...
 
 
 class Publisher:
@@ -57,6 +61,7 @@ class Publisher:
         self._transitions = Transitions()
         self._has_told_info = False
         self._told: dict[str, Metrics] = {}
+        self._strain = Strain()
         self._is_failing = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edge-telemetry", daemon=True)
@@ -123,8 +128,14 @@ class Publisher:
             self._is_failing = True
 
     def _look(self, *, is_due: bool) -> None:
+        strain = self._source.strain
         if is_due:
-            self._sender.send(self._topics.of("tele", "device"), self._sensors.read().metrics())
+            device = self._sensors.read().metrics()
+            if strain is not None:
+                device |= strain.summary()
+            self._sender.send(self._topics.of("tele", "device"), device)
+        if strain is not None:
+            self._tell_of(strain)
         statuses = self._source.status()
         now_ns = time.monotonic_ns()
         changes = self._transitions.look(statuses)
@@ -143,6 +154,14 @@ class Publisher:
             self._sender.send(
                 self._topics.of("tele", "model"), self._meter.measure(statuses, now_ns)
             )
+
+    def _tell_of(self, strain: Strain) -> None:
+        """An event when what is held back changes, or why; not with each step of a rate."""
+        before, self._strain = self._strain, strain
+        if (strain.level, strain.cause) != (before.level, before.cause):
+            change = {"name": "power", "from": before.level, "to": strain.level, "why": strain.why}
+            topic = self._topics.of("event", "power")
+            self._sender.send(topic, {**change, **strain.summary()}, is_event=True)
 
 
 def publish(

@@ -20,7 +20,7 @@ from edge.core.contracts import Placement
 from edge.core.errors import SettingsError
 from edge.core.manifest import Manifest, Variant
 from edge.core.tensor import TensorSpec
-from edge.host import BuildProgress, ModelStatus, Runtime, Statistics
+from edge.host import BuildProgress, Limits, ModelStatus, Runtime, Statistics, Strain
 from edge.settings import Mqtt
 from edge.telemetry import Publisher, publish
 from edge.telemetry.sender import Delivery
@@ -40,6 +40,7 @@ class Models:
         self.state = "ready"
         self.reason = ""
         self.building: BuildProgress | None = None
+        self.strain: Strain | None = None
 
     def status(self) -> list[ModelStatus]:
         return [
@@ -181,6 +182,7 @@ def test_killed_process_leaves_its_last_will(broker: Any, listen: Any) -> None:
         "from edge.settings import Mqtt\n"
         "from edge.telemetry import publish\n"
         "class Nothing:\n"
+        "    strain = None\n"
         "    def status(self): return []\n"
         "publish(Nothing(), Mqtt(url=sys.argv[1], fleet='lab', device='one'))\n"
         "time.sleep(60)\n"
@@ -219,6 +221,28 @@ def test_broker_that_comes_back_gets_all_that_is_retained_again(
     messages = [record.message for record in caplog.records if record.name.startswith("edge")]
     assert len(messages) == 3, messages  # connected, unreachable, connected again
     assert str(publisher.dropped_count) == "0"
+
+
+def test_what_is_held_back_is_an_event_and_is_told_with_the_device(
+    broker: Any, listen: Any, start: Any
+) -> None:
+    source = Models()
+    source.strain = Strain()
+    listener = listen()
+    start(broker.url, source)
+    free = listener.until(_at("tele/device"), "a sample")
+    assert free.metrics["power_level"] == "free"
+    why = "cpu is at 91.0 °C, more than the 85 of max_celsius"
+    limits = Limits(concurrency=1, batches_per_s=12.5)
+    source.strain = Strain("rate", "thermal", why, 5, limits)
+    event = listener.until(_at("event/power"), "the event").metrics
+    assert (event["from"], event["to"], event["why"]) == ("free", "rate", why)
+    assert (event["power_cause"], event["power_limit_batches_per_s"]) == ("thermal", 12.5)
+    source.strain = Strain("rate", "thermal", why, 5, Limits(1, 12.0))  # a step is no event
+    listener.until(_at("tele/device", power_limit_batches_per_s=12.0), "a sample")
+    source.strain = Strain(since_ms=9)
+    event = listener.until(_at("event/power"), "the event").metrics
+    assert (event["from"], event["to"], event["power_cause"]) == ("rate", "free", "none")
 
 
 def test_wrong_settings_are_refused_before_anything_starts(start: Any) -> None:
