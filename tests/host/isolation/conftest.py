@@ -1,0 +1,190 @@
+"""A fragile engine, which does to its process what a tensor tells it to."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import runtimes
+from edge.core import plugins
+from edge.core.manifest import Variant
+from edge.core.profile import load_profile
+from edge.core.tensor import TensorSpec
+from edge.host.isolation.restarts import Limits
+from edge.host.isolation.session import IsolatedSession, open_isolated
+from edge.host.isolation.wire import Order
+
+FRAGILE = """
+import ctypes, logging, os, signal, subprocess, sys, time
+from pathlib import Path
+import numpy as np
+from edge.core import errors
+from edge.core.contracts import Availability, Placement, Session
+
+
+def misbehave(deed):
+    if deed == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif deed == "segfault":
+        ctypes.string_at(0)
+    elif deed == "exit":
+        print("it was too much", flush=True)
+        sys.exit(7)
+    elif deed == "hang":
+        time.sleep(600)
+    elif deed == "slow":
+        time.sleep(0.3)
+    elif deed == "fail":
+        raise errors.EngineError("it does not work", hint="try another one")
+    elif deed == "bug":
+        raise KeyError("no such thing")
+    elif deed == "log":
+        logging.getLogger("fragile").warning("it creaks\\nand cracks")
+    elif deed == "print":
+        print("plain words")
+    elif deed == "close":
+        links = Path("/proc/self/fd").iterdir()
+        open_fds = [int(link.name) for link in links if link.is_socket()]
+        os.close(max(open_fds))  # the lane's
+        time.sleep(600)
+
+
+class FragileSession(Session):
+    def __init__(self, variant, options):
+        self.inputs, self.outputs = variant.inputs, variant.outputs
+        device = options.get("device", "cpu")
+        if "moves_to" in options and Path(options["moves_to"]).exists():
+            device = "elsewhere"
+        self.placement = Placement(device, device, {device: 1.0}, variant.precision)
+
+    def _run(self, feeds):
+        for deed in feeds["deed"].flat:
+            misbehave(deed)
+        return {name.replace("x", "y"): array for name, array in feeds.items() if name[0] == "x"}
+
+    def close(self):
+        pass
+
+
+class FragileBackend:
+    name = "fragile"
+
+    def availability(self):
+        return Availability(ready=True, version="1", devices=("cpu",))
+
+    def open(self, variant, folder, profile, options=None):
+        options = options or {}
+        if "unless" not in options or not Path(options["unless"]).exists():
+            misbehave(options.get("at_open", ""))
+        return FragileSession(variant, options)
+
+
+BACKEND = FragileBackend()
+"""
+
+HOOK = "import runtimes; runtimes.__path__.append({folder!r})"
+
+
+@pytest.fixture
+def fragile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """``fragile`` is among the engines, here and in processes that are started."""
+    folder = tmp_path / "more_runtimes"
+    folder.mkdir()
+    (folder / "fragile.py").write_text(FRAGILE)
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(HOOK.format(folder=str(folder)))
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setattr(runtimes, "__path__", [*runtimes.__path__, str(folder)])
+    known = plugins.folders
+    monkeypatch.setattr(
+        plugins,
+        "folders",
+        lambda package: (*known(package), *([folder] if package == "runtimes" else [])),
+    )
+    yield
+    plugins._load.cache_clear()
+    sys.modules.pop("runtimes.fragile", None)
+
+
+def variant_of(engine: str, *inputs: TensorSpec, **fields: Any) -> Variant:
+    """Inputs named ``x…`` come out as ``y…``."""
+    given: dict[str, Any] = {
+        "outputs": tuple(
+            TensorSpec(spec.name.replace("x", "y"), spec.dtype, spec.shape)
+            for spec in inputs
+            if spec.name.startswith("x")
+        ),
+        "files": (),
+        "precision": "fp32",
+        **fields,
+    }
+    return Variant(id="only", engine=engine, inputs=inputs, **given)
+
+
+Open = Callable[..., IsolatedSession]
+
+
+@pytest.fixture
+def open_session() -> Iterator[Open]:
+    """Open variants in processes, which end with the test; ``limits`` are those that differ."""
+    sessions: list[IsolatedSession] = []
+
+    def open_(
+        variant: Variant, folder: Path = Path(), *, limits: Any = None, **options: Any
+    ) -> IsolatedSession:
+        order = Order("glass", variant.engine, variant, folder, load_profile("host"), options)
+        quick = {"start_timeout_s": 20, "close_timeout_s": 2, "delay_s": 0.01}
+        sessions.append(open_isolated(order, Limits(**{**quick, **(limits or {})})))
+        return sessions[-1]
+
+    yield open_
+    for session in sessions:
+        session.close()
+
+
+@pytest.fixture
+def open_fragile(fragile: None, open_session: Open) -> Open:
+    """Open a variant of the fragile engine with inputs named ``x…``, which come out as ``y…``."""
+
+    def open_(*inputs: TensorSpec, **others: Any) -> IsolatedSession:
+        outputs = (msgspec.structs.replace(x, name=x.name.replace("x", "y")) for x in inputs)
+        variant = Variant(
+            id="only",
+            engine="fragile",
+            precision="fp32",
+            files=(),
+            inputs=(*inputs, TensorSpec("deed", "string", ("deeds",))),
+            outputs=tuple(outputs),
+        )
+        return open_session(variant, **others)
+
+    return open_
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """No process, no descriptor and no thread stays behind."""
+    threads, fds = set(threading.enumerate()), _descriptors()
+    yield
+    for _ in range(200):
+        alive = {t for t in threading.enumerate() if t not in threads and "worker" in t.name}
+        if not alive and _descriptors() <= fds:
+            break
+        time.sleep(0.01)
+    assert not alive
+    assert _descriptors() <= fds
+    with pytest.raises(ChildProcessError):  # not even a zombie
+        os.waitpid(-1, os.WNOHANG)
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
