@@ -99,7 +99,7 @@ class Feeder:
         self._name = model.name
         self._input = image.input
         self._pipeline = ImagePipeline(image)
-        self._max_rows, self._is_padded = _rows(model)
+        self.max_rows, self._is_padded = _rows(model)
         self._buffers: deque[Array] = deque(maxlen=_KEPT_BUFFERS)
 
     def is_for(self, model: Model) -> bool:
@@ -114,7 +114,7 @@ class Feeder:
         Raises:
             InputError: One can't be brought into the form that the model takes.
         """
-        size = self._max_rows
+        size = self.max_rows
         for start in range(0, len(keys), size):
             some = [
                 _Fitted(key, region, *self._pipeline.fit(region.of(picture)))
@@ -131,9 +131,9 @@ class Feeder:
         large for the engine."""
         if part.buffer is not None:
             self._buffers.append(part.buffer)
-        if part.is_half and part.rows < self._max_rows:
+        if part.is_half and part.rows < self.max_rows:
             log.info("%s takes no more than %d pictures at once", self._name, part.rows)
-            self._max_rows = part.rows
+            self.max_rows = part.rows
 
     def can_halve(self, part: Part) -> bool:
         return part.rows > 1 and not self._is_padded
@@ -142,8 +142,8 @@ class Feeder:
         height, width = some[0].geometry.tensor
         channels, is_nchw = self._pipeline.spec.channels, self._pipeline.spec.layout == "nchw"
         shape = (channels, height, width) if is_nchw else (height, width, channels)
-        rows = self._max_rows if self._is_padded else len(some)
-        buffer = self._buffer((max(rows, min(wanted, self._max_rows)), *shape))
+        rows = self.max_rows if self._is_padded else len(some)
+        buffer = self._buffer((max(rows, min(wanted, self.max_rows)), *shape))
         batch = buffer[:rows]
         for row, one in enumerate(some):
             self._pipeline.normalize(one.image, one.geometry, into=batch[row : row + 1])

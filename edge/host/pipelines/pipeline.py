@@ -88,7 +88,7 @@ class Pipeline:
         return tuple(specs)
 
     def run(self, inputs: Picture | Mapping[str, Any]) -> dict[str, Any]:
-        """Run all steps on the caller's thread, and their models on their own.
+        """Run all steps on the caller's thread, and models beside each other on their own.
 
         Args:
             inputs: A picture (a path, the bytes of a file, or uint8 (height, width, 3) BGR), or a
@@ -102,7 +102,7 @@ class Pipeline:
         """
         if self._is_closed:
             raise self._closed()
-        return self._run(_by_name(inputs), Terms(), _now())
+        return self._run(_by_name(inputs), Terms(is_here=True), _now())
 
     def submit(
         self,

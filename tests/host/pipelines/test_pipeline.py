@@ -259,6 +259,23 @@ def test_a_model_that_fails_to_load_fails_its_step(
     assert pipeline.status([]).steps["things"].statistics.success_count == 1
 
 
+def test_models_may_be_unloaded_between_steps(make: Make, colors: np.ndarray) -> None:
+    pipeline = make(CROPS)
+    expected = pipeline.run(colors)
+    models = [work.model() for work in pipeline._works.values()]
+    find = pipeline._works["names"]._find
+
+    def unload_first(name: str) -> Any:
+        for model in models:
+            model.seat.evict("memory")
+        return find(name)
+
+    pipeline._works["names"]._find = unload_first
+    assert pipeline.run(colors) == expected
+    assert pipeline.submit(colors).result(20) == expected
+    assert all(model.seat.evictions["memory"] >= 1 for model in models)
+
+
 def test_statistics_count_runs_and_steps(make: Make, colors: np.ndarray) -> None:
     pipeline = make(CROPS)
     for _ in range(3):

@@ -47,6 +47,9 @@ class Puppet:
                 future.set_exception(error)
         return future
 
+    def infer(self, feeds: Feeds) -> Feeds:
+        return self.submit(feeds).result(20)
+
     def wait(self, count: int = 1) -> list[tuple[Feeds, Future[Feeds]]]:
         """The requests, once there are as many."""
         with self.changed:
@@ -101,6 +104,22 @@ def test_independent_steps_run_at_the_same_time(stage: Callable[[str], Stage]) -
         waiting.set_result(means(feeds))
     assert set(future.result(20)) == {"one", "other"}
     assert played.models["namer"].terms == [{"priority": 3, "timeout_us": 10_000_000}]
+
+
+def test_a_lone_model_runs_on_the_callers_thread(stage: Callable[[str], Stage]) -> None:
+    threads: list[threading.Thread] = []
+
+    def answer(feeds: Feeds) -> Feeds:
+        threads.append(threading.current_thread())
+        return boxes(1)
+
+    played = stage(THINGS)
+    played.models["finder"].answers = answer
+    played.pipeline.run(PICTURE)
+    assert threads == [threading.current_thread()]
+    assert played.models["finder"].terms == [{}]
+    played.pipeline.submit(PICTURE).result(20)
+    assert played.models["finder"].terms[1] == {"priority": 0, "timeout_us": 0}
 
 
 def test_crops_of_one_picture_fill_batches_of_eight(stage: Callable[[str], Stage]) -> None:
