@@ -208,6 +208,8 @@ class Restraint:
 
     def _loosen(self, load: Load, elapsed_s: float) -> bool:
         """The last limit that came goes first; says whether that was more than a small step."""
+        if not self._concurrency and not self._rate:
+            return False
         if self._rate:
             low, high = (self._cut_at * share for share in _NEAR)
             share = _STEP_NEAR_PER_S if low <= self._rate <= high else _STEP_PER_S
@@ -215,17 +217,15 @@ class Restraint:
             self._rate += step * elapsed_s
             if self._rate < max(self._free_rate, self._settings.min_batches_per_s):
                 return False
-            self._rate = 0.0
-        elif self._concurrency:
+        if 0 < self._concurrency < self._free_concurrency:
             self._allow_one_more(load)
         else:
-            return False
-        if self._concurrency >= self._free_concurrency and not self._rate:
-            self._concurrency = 0
+            self._rate, self._concurrency = 0.0, 0
         return True
 
     def _allow_one_more(self, load: Load) -> None:
         """At the rate of before, which then rises: one of few is a large step in power."""
+        self._rate = 0.0
         if load.concurrency > _USED * self._concurrency and load.batches_per_s:
             self._rate = self._fewer_rate = load.batches_per_s
             self._free_rate = self._rate * (self._concurrency + 1) / self._concurrency
