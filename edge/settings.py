@@ -24,6 +24,9 @@ class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``fallback`` says whether another variant or device may serve than the preferred one. At most
     ``concurrency`` batches of all models run at the same time (0: any number), in fair turns.
+    Loaded models hold at most ``memory`` (as "2GiB"; empty: this machine's less the system's
+    share, "0": any number); what was not used for ``idle_s`` is unloaded (0: never). ``control``
+    lets clients load and unload models.
     """
 
     models: tuple[str, ...] = ()
@@ -31,6 +34,9 @@ class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine: str = ""
     fallback: Literal["deny", "warn", "allow"] = "warn"
     concurrency: Annotated[int, msgspec.Meta(ge=0)] = 0
+    memory: str = ""
+    idle_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    control: bool = False
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     max_body_bytes: Annotated[int, Positive] = 256 * 1024 * 1024
 

@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("deny", "warn", "allow"),
         help="whether another variant or device may serve, also while an engine is built",
     )
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="what loaded models may hold together, as in 2GiB"
+    )
     parser.add_argument("--config", type=Path, metavar="edge.toml", help="settings file")
     parser.add_argument(
         "--json", action="store_true", help="print what it says as JSON, a line each"
@@ -67,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
             fallback=settings.serve.fallback,
             models=settings.models,
             concurrency=settings.serve.concurrency,
+            memory=settings.serve.memory or None,
+            idle_s=settings.serve.idle_s,
             power=settings.power,
             pipelines=settings.pipelines,
         ) as runtime:
@@ -139,6 +144,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         "http": args.http,
         "engine": args.engine,
         "fallback": args.fallback,
+        "memory": args.memory,
     }
     given = {name: value for name, value in flags.items() if value}
     replace = msgspec.structs.replace

@@ -16,10 +16,12 @@ from edge.server.endpoints import Endpoints
 from edge.server.failures import failure_response
 from edge.server.handoff import when_done
 from edge.server.http.message import Cancel, HttpError, Request, Respond, Response
-from edge.server.inference import Inference
+from edge.server.inference import Inference, NotLoadedError
+from edge.server.memory_metrics import memory_families
 from edge.server.pipeline_metrics import pipeline_families
 from edge.server.pipelines import PipelineEndpoints
 from edge.server.power_metrics import power_families
+from edge.server.repository import Repository
 
 if TYPE_CHECKING:
     from edge.host import Runtime
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 Endpoint = Callable[..., Response]
 Route = tuple[str, Endpoint]
 
-_ABSENT = ("logging", "trace", "systemsharedmemory", "cudasharedmemory", "repository")
+_ABSENT = ("logging", "trace", "systemsharedmemory", "cudasharedmemory")
 """Extensions of Triton's that clients ask for and that are not here, or not wholly."""
 
 
@@ -37,10 +39,16 @@ class Application:
 
     Args:
         traffic: What the HTTP side counts, for the metrics.
+        may_control: Whether clients may load and unload models.
     """
 
     def __init__(
-        self, runtime: Runtime, traffic: Callable[[], Traffic], *, max_body_bytes: int
+        self,
+        runtime: Runtime,
+        traffic: Callable[[], Traffic],
+        *,
+        max_body_bytes: int,
+        may_control: bool = False,
     ) -> None:
         self._runtime = runtime
         self._traffic = traffic
@@ -48,6 +56,9 @@ class Application:
         self._inference = Inference(runtime)
         self._threads = coding.coding_threads()
         self._pipelines = PipelineEndpoints(runtime)
+        self._repository = Repository(
+            runtime, self._pipelines, self._inference.on_thread, may_control=may_control
+        )
         endpoints = Endpoints(runtime, self._inference, self._pipelines)
         self._routes: dict[tuple[str, ...], Route] = {
             (): ("GET", self._root),
@@ -56,7 +67,7 @@ class Application:
             ("v2", "health", "live"): ("GET", endpoints.live),
             ("v2", "health", "ready"): ("GET", endpoints.ready),
             ("v2", "models", "stats"): ("GET", endpoints.all_statistics),
-            ("v2", "repository", "index"): ("POST", endpoints.index),
+            ("v2", "repository", "index"): ("POST", self._repository.index),
         }
         self._model_routes: dict[str, Route] = {
             "": ("GET", endpoints.metadata),
@@ -86,15 +97,50 @@ class Application:
             return None
 
     def close(self) -> None:
+        self._inference.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _answer(self, request: Request, respond: Respond) -> Cancel | None:
+        try:
+            return self._answer_now(request, respond)
+        except NotLoadedError as error:
+            return self._answer_later(error, request, respond)
+
+    def _answer_later(self, error: NotLoadedError, request: Request, respond: Respond) -> Cancel:
+        """Once the model is loaded; what the request asks for then may be called off as well."""
+        cancels: list[Cancel | None] = []
+        is_off = False
+
+        def cancel() -> None:
+            nonlocal is_off
+            is_off = True
+            for inner in cancels:
+                if inner is not None:
+                    inner()
+
+        def go_on(failure: BaseException | None) -> None:
+            if is_off:
+                return
+            try:
+                if failure is not None:
+                    raise failure
+                cancels.append(self._answer_now(request, respond))
+            except Exception as reason:
+                respond(failure_response(reason))
+
+        self._inference.load(error, go_on)
+        return cancel
+
+    def _answer_now(self, request: Request, respond: Respond) -> Cancel | None:
         path = request.head.path.decode("latin-1")
         segments = tuple([unquote(part) for part in path.strip("/").split("/") if part])
         route = self._routes.get(segments)
         if route is not None:
             respond(_endpoint(route, request)(request))
             return None
+        if segments[:3] == ("v2", "repository", "models") and len(segments) == 5:
+            _check_method("POST", request)
+            return self._repository.control(request, respond, *segments[3:])
         name, version, action = _model_path(path, segments)
         is_pipeline = name in self._pipelines.names
         if action == "infer":
@@ -147,11 +193,13 @@ class Application:
         return Response([msgspec.json.encode({**page, **links})])
 
     def _metrics(self, request: Request) -> Response:
+        models = self._runtime.status()
         more = (
+            *memory_families(self._runtime.memory, models),
             *pipeline_families(self._runtime.pipeline_status()),
             *power_families(self._runtime.strain),
         )
-        text = metrics.render(self._runtime.status(), self._traffic(), more)
+        text = metrics.render(models, self._traffic(), more)
         return Response([text.encode()], content_type=metrics.CONTENT_TYPE)
 
 

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edge import __version__
-from edge.core.errors import InputError
 from edge.server.describing import (
-    INDEX_STATES,
     json_response,
     model_statistics,
     readiness,
@@ -19,14 +17,13 @@ from edge.server.describing import (
 from edge.server.http.message import Request, Response
 from edge.server.inference import not_ready
 from edge.server.kserve import messages
-from edge.server.kserve.codec import MALFORMED
 
 if TYPE_CHECKING:
     from edge.host import ModelStatus, Runtime
     from edge.server.inference import Inference
     from edge.server.pipelines import PipelineEndpoints
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 
 
 class Endpoints:
@@ -56,8 +53,8 @@ class Endpoints:
 
     def model_ready(self, request: Request, name: str, version: str) -> Response:
         """Ready as what: engine, precision, placement, and whether that is a fallback and why."""
-        status = self._inference.status(name, version)
-        is_ready = status.state == "ready"
+        status = self._runtime.status_of(name, version)
+        is_ready = status.state in ("ready", "idle") and not status.is_withdrawn
         answer = {"ready": is_ready, **_state(status)}
         return readiness(answer, is_ready, not_ready(status))
 
@@ -101,27 +98,6 @@ class Endpoints:
         ]
         known += self._pipelines.all_statistics()
         return json_response(messages.StatisticsAnswer(known))
-
-    def index(self, request: Request) -> Response:
-        try:
-            wanted = msgspec.json.decode(
-                request.body.tobytes() or b"{}", type=messages.IndexRequest
-            )
-        except MALFORMED as error:
-            raise InputError(f"not an index request: {error}") from error
-        entries = [
-            messages.IndexEntry(
-                status.name,
-                status.version,
-                INDEX_STATES.get(status.state, "UNAVAILABLE"),
-                status.reason,
-            )
-            for status in self._runtime.status()
-        ]
-        entries += self._pipelines.index_entries()
-        return json_response(
-            [entry for entry in entries if not wanted.ready or entry.state == "READY"]
-        )
 
 
 def _state(status: ModelStatus) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from edge.core.errors import NotFoundError, UnavailableError
+from edge.core.errors import UnavailableError
 from edge.server.failures import failure_response
 from edge.server.handoff import when_done
 from edge.server.http.message import Cancel, HttpError, Request, Respond, Response
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 BINARY = "application/octet-stream"
 QUICK_MS = 0.2
 _LOOK_EVERY = 32
+_LOADERS = 4
 _MAX_DIGITS = 16
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 _now = time.perf_counter_ns
@@ -62,18 +64,33 @@ class Served:
     @property
     def is_current(self) -> bool:
         """Whether the model is loaded, with the session whose tensors the codec knows."""
-        return self.model.state == "ready" and self.model.opened is self.opened
+        return self.model.opened is self.opened and self.model.seat.is_taken
 
-    def runs_here(self) -> bool:
-        """Whether the next request is best run on the event loop, where nothing waits for it.
+    def infer_here(self, call: Call) -> dict[str, Array] | None:
+        """Outputs, if the request is best run on the event loop, where nothing waits for it.
 
         Also with batches: what one saves a quick model is less than a hand-off costs. But a batch
-        of a fixed size is filled up by the model's own thread only, and while the device is held
-        back a request has to wait.
+        of a fixed size is filled up by the model's own thread only, which also loads what is not
+        in memory, and waits while the device is held back.
         """
-        if self.model.is_held_back:
-            return False
-        return self.pace.step() and not self.model.batches.is_padded
+        model = self.model
+        if model.is_held_back or not self.pace.step() or model.batches.is_padded:
+            return None
+        sitting = model.seat.take_now()
+        if sitting is None:
+            return None
+        try:
+            return model.infer(call.feeds, at_once=True)
+        finally:
+            model.seat.give(sitting)
+
+
+class NotLoadedError(UnavailableError):
+    """A model that was never loaded; ``Inference.load`` loads it."""
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(f"model {name} {version} is not loaded yet")
+        self.key = name, version
 
 
 class Inference:
@@ -82,23 +99,44 @@ class Inference:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._served: dict[tuple[str, str], Served] = {}
+        self._threads = ThreadPoolExecutor(_LOADERS, thread_name_prefix="edge-load")
+        self._loading: dict[tuple[str, str], Future[Model]] = {}
 
     def find(self, name: str, version: str) -> Served:
-        """A model that is ready; never loads one, which would hold up the event loop.
+        """A model that answers; never loads one, which would hold up the event loop.
 
         Raises:
             NotFoundError: There is none of that name and version.
-            UnavailableError: It is not ready yet, or will never be.
+            NotLoadedError: It has to be loaded first.
+            UnavailableError: It was unloaded, is being built, or will never be ready.
         """
         served = self._served.get((name, version))
         if served is not None and served.is_current:
             return served
-        status = self.status(name, version)
-        if status.state != "ready":
+        status = self._runtime.status_of(name, version)
+        if status.is_withdrawn or status.state in ("building", "failed"):
             raise UnavailableError(not_ready(status))
+        if status.placement is None:
+            raise NotLoadedError(name, status.version)
         served = Served(self._runtime.model(name, status.version))
         self._served[name, version] = served
         return served
+
+    def load(self, error: NotLoadedError, then: Callable[[BaseException | None], object]) -> None:
+        """Load what was found missing, on a thread; ``then`` is told on the event loop."""
+        future = self._loading.get(error.key)
+        if future is None:
+            future = self._threads.submit(self._runtime.model, *error.key)
+            self._loading[error.key] = future
+            when_done(future, lambda _: self._loading.pop(error.key))
+        when_done(future, lambda done: then(done.exception()))
+
+    def on_thread(self, call: Callable[[], object]) -> Future[object]:
+        """Do what takes as long as loading."""
+        return self._threads.submit(call)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def infer(self, request: Request, respond: Respond, name: str, version: str) -> Cancel | None:
         """Answer now or later; what is returned takes a request that waits off the queue.
@@ -110,8 +148,9 @@ class Inference:
         start = _now()
         call = served.codec.decode(request.body, json_bytes(request))
         input_ns = _now() - start
-        if served.runs_here():
-            respond(_answer(served, call, served.model.infer(call.feeds, at_once=True), input_ns))
+        outputs = served.infer_here(call)
+        if outputs is not None:
+            respond(_answer(served, call, outputs, input_ns))
             return None
         future = served.model.submit(call.feeds, priority=call.priority, timeout_us=call.timeout_us)
 
@@ -127,27 +166,12 @@ class Inference:
         when_done(future, finish)
         return future.cancel
 
-    def status(self, name: str, version: str) -> ModelStatus:
-        """What the runtime says of a model; the newest version unless one is named."""
-        known = [status for status in self._runtime.status() if status.name == name]
-        found = [status for status in known if version in ("", status.version)]
-        if found:
-            return found[-1]
-        if known:
-            raise NotFoundError(
-                f"{name} has no version {version!r}",
-                hint=f"it has: {', '.join(status.version for status in known)}",
-            )
-        raise NotFoundError(
-            f"there is no model named {name!r}",
-            hint=f"there are: {', '.join(self._runtime.names()) or 'none'}",
-        )
-
 
 def not_ready(status: ModelStatus) -> str:
     """In which state a model is instead, and why."""
+    state = "unloaded" if status.is_withdrawn else status.state
     reason = f": {status.reason}" if status.reason else ""
-    return f"model {status.name} {status.version} is {status.state}{reason}"
+    return f"model {status.name} {status.version} is {state}{reason}"
 
 
 def _answer(served: Served, call: Call, outputs: dict[str, Any], input_ns: int) -> Response:

@@ -34,7 +34,10 @@ class Service:
             )
         )
         self._application = Application(
-            runtime, self._listener.traffic, max_body_bytes=settings.max_body_bytes
+            runtime,
+            self._listener.traffic,
+            max_body_bytes=settings.max_body_bytes,
+            may_control=settings.control,
         )
 
     async def start(self, listening: socket.socket) -> None:

@@ -204,7 +204,9 @@ from conftest import Forge
 forge, backend, stems = Forge(), plugins.backend, plugins.stems
 forge.go.wait = lambda _: threading.Event().wait()
 plugins.backend = lambda name: forge if name == "forge" else backend(name)
-plugins.stems = lambda package, *suffix: [*stems(package, *suffix), "forge"]
+plugins.stems = lambda package, *suffix: [
+    *stems(package, *suffix), *(["forge"] if package == "runtimes" else [])
+]
 from edge.cli._main import main
 sys.exit(main(["serve", *sys.argv[1:]]))
 """

@@ -15,6 +15,7 @@ import pytest
 
 import edge
 from edge.core import plugins
+from edge.core.contracts import Session
 from edge.core.errors import EngineError, UnavailableError
 from edge.core.manifest import Variant
 from edge.host import BuildProgress, ModelStatus

@@ -235,6 +235,29 @@ def bundle(
     return pack(manifest, parts, folder / f"{name}.edge")
 
 
+@pytest.fixture
+def pack_null() -> Callable[[Path, str], Path]:
+    """Pack a model that answers zeros, by its name."""
+
+    def make(folder: Path, name: str) -> Path:
+        specs = [(TensorSpec(tensor, "float32", ("batch", 2)),) for tensor in "xy"]
+        parts = folder / "parts"
+        variant = Variant("null", "null", "fp32", (), *specs)
+        manifest = Manifest(
+            schema=1,
+            name=name,
+            version="1",
+            task="tensors",
+            profile="host",
+            source_sha256="0" * 64,
+            variants=(variant,),
+        )
+        parts.mkdir(exist_ok=True)
+        return pack(manifest, parts, folder / f"{name}.edge")
+
+    return make
+
+
 def identity(folder: Path, dtype: str) -> Path:
     """``y`` is ``x``, of any number of rows of two."""
     element = ELEMENT_TYPES[dtype]

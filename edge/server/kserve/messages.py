@@ -152,6 +152,10 @@ class IndexRequest(msgspec.Struct, frozen=True):
     ready: bool = False
 
 
+class ControlRequest(msgspec.Struct, frozen=True):
+    parameters: dict[str, Any] = {}
+
+
 class IndexEntry(msgspec.Struct, frozen=True):
     name: str
     version: str
