@@ -231,7 +231,8 @@ class Runtime:
         from edge.host.pipelines import make_pipelines
 
         manifests = {slot.name: slot.manifest for slot in self._slots}
-        return make_pipelines(specs, manifests, self.model)
+        labels = {slot.name: slot.labels for slot in self._slots}
+        return make_pipelines(specs, manifests, labels, self.model)
 
     def _find(self, name: str) -> list[Slot]:
         slots = [slot for slot in self._slots if slot.name == name]

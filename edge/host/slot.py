@@ -86,6 +86,7 @@ class Slot:
     ) -> None:
         self.path = path
         self.manifest = bundle.manifest if bundle else None
+        self.labels = bundle.labels if bundle else ()
         self.name = bundle.manifest.name if bundle else path.stem
         self.version = bundle.manifest.version if bundle else UNKNOWN
         self.digest = bundle.digest if bundle else ""

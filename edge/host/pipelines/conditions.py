@@ -44,6 +44,13 @@ class Condition(NamedTuple):
     operator: str
     value: float | str
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of classes that it speaks of."""
+        if self.fact == "label" and isinstance(self.value, str):
+            return (self.value,)
+        return (self.label,) if self.label else ()
+
     def holds_for_found(self, found: Any) -> bool:
         """Whether it holds for labels or boxes, best first; what is not there is equal to nothing.
 

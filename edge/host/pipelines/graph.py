@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from contextlib import contextmanager
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, NamedTuple
@@ -95,11 +96,17 @@ class Graph(msgspec.Struct, frozen=True):
         return sorter
 
 
-def plan(name: str, spec: PipelineSpec, manifests: Mapping[str, Manifest | None]) -> Graph:
+def plan(
+    name: str,
+    spec: PipelineSpec,
+    manifests: Mapping[str, Manifest | None],
+    labels: Mapping[str, tuple[str, ...]],
+) -> Graph:
     """Check a declared pipeline against the models that there are.
 
     Args:
         manifests: By the name of the model.
+        labels: Names of its classes, by the same; empty if it has none.
     Raises:
         SettingsError: It has a cycle, names what is not there, or its tensors do not fit.
     """
@@ -114,6 +121,7 @@ def plan(name: str, spec: PipelineSpec, manifests: Mapping[str, Manifest | None]
     for step in _in_order(name, draft):
         with _naming(name, step):
             steps[step] = _placed(draft[step], steps)
+            _check_labels(steps[step], steps, labels)
             _collect(steps[step], inputs)
     for step, placed in steps.items():
         with _naming(name, step):
@@ -220,6 +228,23 @@ def _check_condition(condition: Condition, step: Step) -> None:
         conditions.check_types(condition)
     elif step.manifest is not None:
         tensors.check_output(step, condition.fact)
+
+
+def _check_labels(
+    step: Step, before: Mapping[str, Step], labels: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Names of classes are easily misspelt, and would just never be found."""
+    asked = [(step.spec.crop, label) for label in step.spec.labels]
+    for condition in step.conditions:
+        asked += [(condition.step, label) for label in condition.labels]
+    for other, label in asked:
+        known = labels.get(before[other].spec.model, ()) if other in before else ()
+        if known and label not in known:
+            near = difflib.get_close_matches(label, known) or known[:5]
+            raise SettingsError(
+                f"{before[other].spec.model} knows no {label!r}",
+                hint=f"it knows {len(known)} classes, among them {', '.join(near)}",
+            )
 
 
 def _collect(step: Step, inputs: dict[str, TensorSpec]) -> None:

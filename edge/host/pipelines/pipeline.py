@@ -208,12 +208,14 @@ def _by_name(inputs: Picture | Mapping[str, Any]) -> Mapping[str, Any]:
 def make_pipelines(
     specs: Mapping[str, PipelineSpec],
     manifests: Mapping[str, Manifest | None],
+    labels: Mapping[str, tuple[str, ...]],
     find: Callable[[str], Model],
 ) -> dict[str, Pipeline]:
     """Pipelines by name, each checked against the models that there are.
 
     Args:
         manifests: By the name of the model; None for one whose bundle is damaged.
+        labels: Names of classes, by the name of the model; empty where there are none.
         find: Gives a model to run, by its name.
     Raises:
         SettingsError: One makes no sense, or has the name of a model.
@@ -223,5 +225,5 @@ def make_pipelines(
             raise SettingsError(
                 f"pipeline {name} has the name of a model", hint="give it one of its own"
             )
-    graphs = {name: plan(name, spec, manifests) for name, spec in specs.items()}
+    graphs = {name: plan(name, spec, manifests, labels) for name, spec in specs.items()}
     return {name: Pipeline(graph, specs[name], find) for name, graph in graphs.items()}

@@ -52,7 +52,7 @@ def test_any_graph_gives_what_its_steps_say(steps: dict[str, StepSpec], on_threa
             return threads.submit(add, feeds)
 
         model: Any = SimpleNamespace(submit=submit, infer=add)
-        made = make_pipelines({"g": PipelineSpec(steps)}, {"adder": ADDER}, lambda _: model)
+        made = make_pipelines({"g": PipelineSpec(steps)}, {"adder": ADDER}, {}, lambda _: model)
         pipeline = made["g"]
         inputs = {
             name: np.array([[number, 1, -number]], np.float32)

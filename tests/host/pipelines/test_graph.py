@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import color_models
 import msgspec
 import pytest
 
@@ -21,7 +22,8 @@ NAMES = '[steps.names]\nmodel = "namer"\ncrop = "things"\n'
 
 @pytest.fixture
 def planned(declared: Callable[[str], Any], manifests: dict[str, Manifest | None]) -> Plan:
-    return lambda text: plan("line", declared(text), manifests)
+    labels = dict.fromkeys(("finder", "namer"), color_models.COLORS)
+    return lambda text: plan("line", declared(text), manifests, labels)
 
 
 def test_steps_may_stand_in_any_order(planned: Plan) -> None:
@@ -131,6 +133,21 @@ def test_all_steps_are_answered_with_unless_some_are_named(planned: Plan) -> Non
             "step things: when = 'input.flag > 0': no step takes input.flag",
             "",
         ),
+        (
+            f'{THINGS}{NAMES}labels = ["blue", "gren"]',
+            "step names: finder knows no 'gren'",
+            "it knows 3 classes, among them green",
+        ),
+        (
+            f'{THINGS}{NAMES}when = "things.count(purple) > 0"',
+            "step names: finder knows no 'purple'",
+            "among them blue, green, red",
+        ),
+        (
+            f"{THINGS}{NAMES}when = \"things.label == 'blu'\"",
+            "step names: finder knows no 'blu'",
+            "among them blue",
+        ),
         (f'{THINGS}{NAMES}when = "things"', "step names: when = 'things' is no condition", "cars"),
         (
             f'{THINGS}{NAMES}when = "things.size > 1"',
@@ -183,11 +200,11 @@ def test_an_input_of_two_models_has_the_shape_that_fits_both(
     text = '[steps.one]\nmodel = "adder"\ninputs = { a = "input.x", b = "input.x" }\n'
     other = '[steps.two]\nmodel = "other"\ninputs = { a = "input.x", b = "input.z" }\n'
     narrow = manifest_with(manifests["adder"], TensorSpec("a", "float32", (2, 3)))
-    graph = plan("line", declared(text + other), {**manifests, "other": narrow})
+    graph = plan("line", declared(text + other), {**manifests, "other": narrow}, {})
     assert graph.inputs["x"] == TensorSpec("x", "float32", (2, 3))
     wrong = manifest_with(manifests["adder"], TensorSpec("a", "int64", (2, 3)))
     with pytest.raises(SettingsError, match=r"input\.x is float32 .* to one step and int64"):
-        plan("line", declared(text + other), {**manifests, "other": wrong})
+        plan("line", declared(text + other), {**manifests, "other": wrong}, {})
 
 
 def manifest_with(manifest: Manifest | None, tensor: TensorSpec) -> Manifest:

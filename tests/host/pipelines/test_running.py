@@ -65,7 +65,7 @@ class Stage:
 
     def __init__(self, manifests: dict[str, Manifest | None], spec: Any) -> None:
         self.models = {name: Puppet(one) for name, one in manifests.items() if one is not None}
-        self.pipeline: Pipeline = make_pipelines({"line": spec}, manifests, self.find)["line"]
+        self.pipeline: Pipeline = make_pipelines({"line": spec}, manifests, {}, self.find)["line"]
 
     def find(self, name: str) -> Any:
         return self.models[name]
