@@ -204,11 +204,14 @@ def _placed(step: Step, before: Mapping[str, Step]) -> Step:
 
 
 def _check_picture(step: Step) -> None:
-    if step.manifest is not None and step.manifest.image is None:
-        known = ", ".join(tensors.names(step.manifest, "inputs"))
+    if step.manifest is None:
+        return
+    image, known = step.manifest.image, tensors.names(step.manifest, "inputs")
+    if image is None or known != [image.input]:
+        more = "more than pictures" if image is not None else "no pictures"
         raise SettingsError(
-            f"{step.spec.model} does not take pictures",
-            hint=f"say where its tensors come from: inputs = {{ … }}; it takes {known}",
+            f"{step.spec.model} takes {more}",
+            hint=f"say where its tensors come from, inputs = {{ … }}: {', '.join(known)}",
         )
 
 

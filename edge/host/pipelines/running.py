@@ -58,7 +58,22 @@ class StepWork:
         self._lock = threading.Lock()
 
     def model(self) -> Model:
-        return self._find(self.step.spec.model)
+        """The step's model, loaded at the first call.
+
+        Raises:
+            UnavailableError: Another version came since the pipeline was checked, of another task.
+            EdgeError: It can't be loaded.
+        """
+        model = self._find(self.step.spec.model)
+        known = self.step.manifest
+        if known is None or known.task != model.manifest.task:
+            task = known.task if known is not None else "nothing yet"
+            raise UnavailableError(
+                f"{model.name} {model.version} does {model.manifest.task}, and did {task} when "
+                "the pipeline was checked",
+                hint="start again, and the pipeline is checked again",
+            )
+        return model
 
     def feeder(self, model: Model) -> Feeder:
         """The way of pictures into ``model``, which another version may have replaced."""

@@ -89,12 +89,12 @@ def test_all_steps_are_answered_with_unless_some_are_named(planned: Plan) -> Non
         ),
         (
             '[steps.sum]\nmodel = "adder"',
-            "step sum: adder does not take pictures",
-            "it takes a, b",
+            "step sum: adder takes no pictures",
+            "say where its tensors come from, inputs = { … }: a, b",
         ),
         (
             f'{THINGS}[steps.sum]\nmodel = "adder"\ncrop = "things"',
-            "step sum: adder does not take pictures",
+            "step sum: adder takes no pictures",
             "",
         ),
         (
@@ -214,3 +214,16 @@ def manifest_with(manifest: Manifest | None, tensor: TensorSpec) -> Manifest:
     inputs = (tensor, *variant.inputs[1:])
     changed = msgspec.structs.replace(variant, inputs=inputs)
     return msgspec.structs.replace(manifest, name="other", variants=(changed,))
+
+
+def test_a_model_of_a_picture_and_more_is_to_be_given_tensors(
+    declared: Callable[[str], Any], manifests: dict[str, Manifest | None]
+) -> None:
+    finder = color_models.finder()
+    (variant,) = finder.variants
+    inputs = (*variant.inputs, TensorSpec("size", "int64", (2,)))
+    both = msgspec.structs.replace(
+        finder, variants=(msgspec.structs.replace(variant, inputs=inputs),)
+    )
+    with pytest.raises(SettingsError, match="step things: finder takes more than pictures"):
+        plan("line", declared(THINGS), {"finder": both}, {})

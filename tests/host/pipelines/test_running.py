@@ -271,3 +271,6 @@ def test_a_new_version_of_a_model_is_fed_as_it_says(stage: Callable[[str], Stage
     replace(image=None)
     with pytest.raises(UnavailableError, match="step names: namer 1 does not take pictures"):
         played.pipeline.run(PICTURE)
+    replace(task="detection")
+    with pytest.raises(UnavailableError, match="namer 1 does detection, and did classification"):
+        played.pipeline.run(PICTURE)
