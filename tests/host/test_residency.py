@@ -1,0 +1,411 @@
+"""Many models in a bounded memory."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edge
+from edge.core import plugins
+from edge.core.contracts import Session
+from edge.core.errors import InputError, UnavailableError
+from edge.core.manifest import Variant
+from edge.core.sizes import parse_bytes
+from edge.host import costs
+from edge.host.costs import Cost, Gauge
+from edge.host.residency import NoRoomError, Residency, budget_bytes
+from edge.settings import ModelSettings
+
+MakeBundle = Callable[..., Path]
+ONES = np.ones((2, 3), np.float32)
+MIB = 1024 * 1024
+SIZE = 100 * MIB
+
+
+@pytest.fixture
+def cost(monkeypatch: pytest.MonkeyPatch) -> Cost:
+    """What every model is known to take."""
+    known = Cost(SIZE, SIZE, is_measured=True)
+    monkeypatch.setattr(costs, "recall", lambda key: known)
+    return known
+
+
+class Watched:
+    """Sessions of the null engine: how many are open, and whether one ran after it was closed."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.most_open = 0
+        self.ran_closed = 0
+        self.hold: threading.Event | None = None
+        self._lock = threading.Lock()
+
+    def watch(self, session: Session) -> Session:
+        run, close = session._run, session.close
+        is_open = True
+        with self._lock:
+            self.open += 1
+            self.most_open = max(self.most_open, self.open)
+
+        def watched_run(feeds: Any) -> Any:
+            if self.hold is not None:
+                assert self.hold.wait(20)
+            self.ran_closed += not is_open
+            return run(feeds)
+
+        def watched_close() -> None:
+            nonlocal is_open
+            with self._lock:
+                self.open -= is_open
+                is_open = False
+            close()
+
+        session._run, session.close = watched_run, watched_close  # type: ignore[method-assign]
+        return session
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    watched = Watched()
+    backend = plugins.backend("null")
+    real_open = backend.open
+    monkeypatch.setattr(
+        backend,
+        "open",
+        lambda *args: watched.watch(real_open(*args)),  # type: ignore[misc]
+    )
+    return watched
+
+
+def folder_of(make_bundle: MakeBundle, count: int) -> Path:
+    paths = [make_bundle(name=f"m{number:02}") for number in range(count)]
+    return paths[0].parent
+
+
+def states(runtime: edge.Runtime) -> list[str]:
+    return [status.state for status in runtime.status()]
+
+
+def test_twenty_models_share_room_for_five_and_no_request_fails(
+    make_bundle: MakeBundle, cost: Cost, watched: Watched
+) -> None:
+    with edge.Runtime(folder_of(make_bundle, 20), memory=5 * SIZE) as runtime:
+        names = runtime.names()
+
+        def ask(seed: int) -> None:
+            choose = random.Random(seed)
+            for _ in range(100):
+                model = runtime.model(choose.choice(names))
+                feeds = {"x": ONES}
+                answer = model.infer(feeds) if seed % 2 else model.submit(feeds).result(20)
+                assert answer["y"].shape == (2, 4)
+                assert runtime.memory.used_bytes <= 5 * SIZE
+
+        with ThreadPoolExecutor(8) as pool:
+            for future in [pool.submit(ask, seed) for seed in range(8)]:
+                future.result(60)
+        assert watched.ran_closed == 0
+        assert watched.open <= 5
+        statuses = runtime.status()
+        assert sum(status.statistics.success_count for status in statuses if status.statistics)
+        assert sum(status.evictions.get("room", 0) for status in statuses) >= 15
+    assert watched.open == 0
+
+
+def test_the_one_used_longest_ago_goes_first(make_bundle: MakeBundle, cost: Cost) -> None:
+    with edge.Runtime(folder_of(make_bundle, 3), memory=2 * SIZE) as runtime:
+        for name in ("m00", "m01", "m00", "m02"):
+            runtime.infer(name, {"x": ONES})
+        assert states(runtime) == ["ready", "idle", "ready"]
+        runtime.infer("m01", {"x": ONES})
+        assert states(runtime) == ["idle", "ready", "ready"]
+        assert runtime.is_ready
+
+
+def test_what_is_in_use_goes_after_its_last_run_where_nothing_else_can(
+    make_bundle: MakeBundle, cost: Cost, watched: Watched
+) -> None:
+    watched.hold = threading.Event()
+    with (
+        edge.Runtime(folder_of(make_bundle, 2), memory=SIZE) as runtime,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        first = runtime.model("m00")
+        running = pool.submit(first.infer, {"x": ONES})
+        while not first.seat.is_busy:
+            time.sleep(0.001)
+        waiting = pool.submit(runtime.infer, "m01", {"x": ONES})
+        while first.seat.is_taken:
+            time.sleep(0.001)
+        assert watched.open == 1
+        watched.hold.set()
+        assert running.result(20)
+        assert waiting.result(20)
+        assert watched.most_open == 1
+        assert watched.ran_closed == 0
+
+
+def test_a_model_that_can_not_fit_is_refused_with_the_arithmetic(
+    make_bundle: MakeBundle, cost: Cost
+) -> None:
+    with edge.Runtime(make_bundle(), memory=50 * MIB) as runtime:
+        with pytest.raises(UnavailableError) as refused:
+            runtime.infer("product", {"x": ONES})
+        assert str(refused.value) == (
+            "product does not fit: it takes 100.0 MiB (measured here), "
+            "and there are 50.0 MiB for models"
+        )
+        assert "--memory" in refused.value.hint
+        assert states(runtime) == ["failed"]
+
+
+def test_pinned_models_stay_and_count_in_what_others_can_have(
+    make_bundle: MakeBundle, cost: Cost
+) -> None:
+    pinned = {name: ModelSettings(pinned=True) for name in ("m01", "m02")}
+    folder = folder_of(make_bundle, 4)
+    with edge.Runtime(folder, memory=3 * SIZE, models=pinned) as runtime:
+        runtime.load_all()
+        assert states(runtime) == ["ready", "ready", "ready", "idle"]
+        runtime.infer("m03", {"x": ONES})
+        assert states(runtime) == ["idle", "ready", "ready", "ready"]
+    with edge.Runtime(folder, memory=2 * SIZE + MIB, models=pinned) as runtime:
+        runtime.load_all()
+        assert states(runtime) == ["failed", "ready", "ready", "failed"]
+        assert "less 200.0 MiB of pinned models" in runtime.status()[0].reason
+
+
+def test_what_is_idle_is_unloaded_and_what_is_pinned_is_not(make_bundle: MakeBundle) -> None:
+    pinned = {"m01": ModelSettings(pinned=True)}
+    with edge.Runtime(folder_of(make_bundle, 2), idle_s=0.02, models=pinned) as runtime:
+        runtime.load_all()
+        deadline = time.monotonic() + 20
+        while states(runtime) != ["idle", "ready"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        assert runtime.status()[0].evictions == {"idle": 1}
+        assert runtime.infer("m00", {"x": ONES})
+
+
+def test_loading_all_leaves_out_what_there_is_no_room_for(
+    make_bundle: MakeBundle, cost: Cost, watched: Watched
+) -> None:
+    with edge.Runtime(folder_of(make_bundle, 4), memory=2 * SIZE) as runtime:
+        runtime.load_all()
+        assert states(runtime) == ["ready", "ready", "idle", "idle"]
+        assert runtime.is_ready
+        assert watched.most_open == 2
+        assert runtime.infer("m03", {"x": ONES})
+
+
+def test_statistics_outlive_an_eviction(make_bundle: MakeBundle) -> None:
+    with edge.Runtime(make_bundle()) as runtime:
+        for _ in range(3):
+            runtime.infer("product", {"x": ONES})
+            runtime.model("product").seat.evict("request")
+        (status,) = runtime.status()
+        assert status.statistics is not None
+        assert status.statistics.success_count == 3
+        assert (status.state, status.loads, status.evictions) == ("idle", 3, {"request": 3})
+
+
+def test_an_unloaded_model_answers_nothing_until_it_is_loaded(make_bundle: MakeBundle) -> None:
+    with edge.Runtime(make_bundle()) as runtime:
+        model = runtime.model("product")
+        runtime.unload("product")
+        with pytest.raises(UnavailableError, match="was unloaded"):
+            runtime.infer("product", {"x": ONES})
+        with pytest.raises(UnavailableError, match="was unloaded"):
+            model.infer({"x": ONES})
+        assert runtime.status()[0].is_withdrawn
+        runtime.load("product")
+        assert states(runtime) == ["ready"]
+        assert model.infer({"x": ONES})
+
+
+def test_a_model_that_failed_is_tried_again_by_a_load(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [Cost(SIZE, SIZE, is_measured=True)]
+    monkeypatch.setattr(costs, "recall", lambda key: sizes[0])
+    with edge.Runtime(make_bundle(), memory=50 * MIB) as runtime:
+        runtime.load_all()
+        assert states(runtime) == ["failed"]
+        sizes[0] = Cost(MIB, MIB, is_measured=True)
+        runtime.load("product")
+        assert states(runtime) == ["ready"]
+
+
+def test_closing_lets_nobody_wait_for_room() -> None:
+    residency = Residency(SIZE)
+    held = residency.admit("held", "k", SIZE - 2 * MIB, is_pinned=False)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(residency.admit, "late", "l", SIZE // 2, is_pinned=False)
+        while len(residency._line) != 1:
+            time.sleep(0.001)
+        residency.close()
+        with pytest.raises(UnavailableError, match="the runtime is closed"):
+            waiting.result(20)
+    held.leave()
+
+
+def test_who_asked_first_is_admitted_first(cost: Cost) -> None:
+    residency = Residency(SIZE)
+    room = residency.admit("held", "k", 0, is_pinned=False)
+    order: list[str] = []
+
+    def ask(name: str) -> None:
+        mine = residency.admit(name, "k", 0, is_pinned=False)
+        order.append(name)
+        mine.leave()
+
+    with ThreadPoolExecutor(4) as pool:
+        futures = []
+        for name in "abcd":
+            futures.append(pool.submit(ask, name))
+            while len(residency._line) != len(futures):
+                time.sleep(0.001)
+        room.leave()
+        for future in futures:
+            future.result(20)
+    assert order == ["a", "b", "c", "d"]
+    assert residency.use.used_bytes == 0
+
+
+def test_without_room_and_nobody_who_may_go_it_says_who_holds_what(cost: Cost) -> None:
+    residency = Residency(SIZE)
+    residency.admit("big", "k", 0, is_pinned=False)
+    with pytest.raises(NoRoomError, match=r"no room for late now: .* others hold big 100.0 MiB"):
+        residency.admit("late", "k", 0, is_pinned=False, may_evict=False)
+
+
+class Holding(Session):
+    inputs = outputs = ()
+
+    def __init__(self, outside: int) -> None:
+        self._outside = outside
+
+    def outside_bytes(self) -> int:
+        return self._outside
+
+    def _run(self, feeds: Any) -> Any:
+        return {}
+
+    def close(self) -> None: ...
+
+
+def test_what_a_session_holds_elsewhere_counts_and_is_remembered() -> None:
+    residency = Residency(10 * SIZE)
+    room = residency.admit("m", "a-key", 5 * MIB, is_pinned=False)
+    assert not room.cost.is_measured
+    room.settle(Holding(3 * SIZE))
+    assert room.cost.is_measured
+    assert 3 * SIZE <= room.cost.resident_bytes < 4 * SIZE
+    assert residency.use.used_bytes == room.cost.resident_bytes
+    assert costs.recall("a-key") == room.cost
+    room.leave()
+    again = residency.admit("m", "a-key", 5 * MIB, is_pinned=False)
+    assert again.size_bytes == room.cost.peak_bytes
+
+
+def test_a_model_that_turns_out_too_large_is_refused_after_its_first_load() -> None:
+    residency = Residency(2 * SIZE)
+    room = residency.admit("m", "another-key", MIB, is_pinned=False)
+    with pytest.raises(
+        UnavailableError, match=r"m does not fit: it takes 3\d\d\.\d MiB \(measured"
+    ):
+        room.settle(Holding(3 * SIZE))
+    room.leave()
+    with pytest.raises(UnavailableError, match="does not fit"):
+        residency.admit("m", "another-key", MIB, is_pinned=False)
+
+
+def test_the_gauge_sees_what_is_allocated_and_its_peak() -> None:
+    gauge = Gauge()
+    kept = np.ones(20 * MIB, np.uint8)
+    spent = np.ones(40 * MIB, np.uint8)
+    del spent
+    cost = gauge.read(Holding(0))
+    assert cost is not None
+    assert 15 * MIB < cost.resident_bytes < 35 * MIB
+    assert cost.peak_bytes > 50 * MIB
+    assert kept.any()
+
+
+@pytest.mark.parametrize("what", ["another load", "a close"])
+def test_a_measurement_that_was_disturbed_is_none(what: str) -> None:
+    gauge = Gauge()
+    if what == "a close":
+        Gauge.disturb()
+    else:
+        other = Gauge()
+        assert other.read(Holding(0)) is None
+    assert gauge.read(Holding(0)) is None
+
+
+def test_a_cost_that_can_not_be_kept_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "edge").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    costs.remember("key", Cost(1, 2, is_measured=True))
+    assert costs.recall("key") is None
+
+
+@pytest.fixture
+def heavy(make_bundle: MakeBundle, make_variant: Callable[..., Variant]) -> Path:
+    """Real weights of 32 MB on ONNX Runtime."""
+    onnx = pytest.importorskip("onnx")
+    make, kind = onnx.helper, onnx.TensorProto.FLOAT
+    weights = np.random.default_rng(1).random((3, 2_700_000), np.float32)
+    graph = make.make_graph(
+        [make.make_node("MatMul", ["x", "w"], ["z"]), make.make_node("ReduceSum", ["z"], ["y"])],
+        "heavy",
+        [make.make_tensor_value_info("x", kind, ["batch", 3])],
+        [make.make_tensor_value_info("y", kind, None)],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    opsets = [make.make_opsetid("", 17)]
+    model = make.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    return make_bundle(make_variant("ort", "onnxruntime", outputs=()), model=model)
+
+
+def test_a_real_models_memory_is_measured_and_comes_back(heavy: Path) -> None:
+    if not plugins.backend("onnxruntime").availability().ready:
+        pytest.skip("needs onnxruntime")
+    with edge.Runtime(heavy) as runtime:
+        runtime.infer("product", {"x": ONES})
+        memory = runtime.status()[0].memory
+        assert memory is not None
+        assert memory.is_measured
+        assert 28 * MIB < memory.resident_bytes < 128 * MIB
+        before = costs.resident_bytes()
+        runtime.unload("product")
+        assert before - costs.resident_bytes() > 28 * MIB
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [("2GiB", 2 << 30), ("1.5 GB", 1_500_000_000), ("800M", 800 * MIB), (7, 7), ("0", 0)],
+)
+def test_sizes_are_what_people_write(said: int | str, size: int) -> None:
+    assert parse_bytes(said) == budget_bytes(said) == size
+
+
+@pytest.mark.parametrize("said", ["", "much", "-1", "2 XB", "1e3"])
+def test_what_is_no_size_is_refused(said: str) -> None:
+    with pytest.raises(InputError, match="is no size"):
+        parse_bytes(said)
+
+
+def test_by_default_models_may_have_what_the_system_leaves() -> None:
+    memory = edge.core.profile.load_profile("host").memory  # type: ignore[attr-defined]
+    assert 0 < budget_bytes(None) < memory.bytes
