@@ -21,11 +21,12 @@ class FairShare:
     least. One that was away starts where the least of the others is: silence earns no credit.
 
     ``limit`` tightens this meanwhile, and can space out in time how batches start.
-    ``is_limited`` and ``why`` say so.
+    ``is_limited`` and ``why`` say so; while it ``is_open``, nobody need take a turn.
     """
 
     def __init__(self, concurrency: int = 0) -> None:
         self.is_limited = False
+        self.is_open = not concurrency
         self.why = ""
         self._most = concurrency or sys.maxsize
         self._allowed = self._most
@@ -51,6 +52,7 @@ class FairShare:
             self._allowed = min(self._most, concurrency or sys.maxsize)
             self._gap_ns = int(1e9 / batches_per_s) if batches_per_s else 0
             self.is_limited, self.why = bool(concurrency or batches_per_s), why
+            self.is_open = self._allowed == sys.maxsize and not self._gap_ns
             if self._gap_ns and self._pacer is None:
                 self._pacer = threading.Thread(target=self._pace, name="edge-pace", daemon=True)
                 self._pacer.start()

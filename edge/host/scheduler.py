@@ -14,6 +14,7 @@ from edge.host.queueing import Request, RequestQueue
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
 
     from edge.core.tensor import Array, Feeds
     from edge.host.batching import BatchPlan
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _now = time.perf_counter_ns
+_NO_TURN = nullcontext()
 
 
 class Scheduler:
@@ -51,7 +53,7 @@ class Scheduler:
         self._admission = Admission(seat.plan)
         self._settings = settings
         self._statistics = statistics
-        self._turns = turns or nullcontext()
+        self._turns = turns
         self._fair = turns.fair if turns else None
         self._queue = RequestQueue(settings.queue)
         self._changed = threading.Condition()
@@ -161,7 +163,7 @@ class Scheduler:
                 self._statistics.failure(_now() - request.submitted_ns)
         else:
             try:
-                with self._turns:
+                with self._turn():
                     batch, late = self._take(sitting.plan.max_rows)
                     ended = self._run(sitting, batch, buffer) if batch else []
                 if not batch and self._fair is not None:
@@ -174,6 +176,11 @@ class Scheduler:
                 request.future.set_exception(answer)
             else:
                 request.future.set_result(answer)
+
+    def _turn(self) -> AbstractContextManager[None]:
+        if self._turns is None or self._turns.fair.is_open:
+            return _NO_TURN
+        return self._turns
 
     def _wait_for_work(self) -> bool:
         """Until there is something to run, and enough of it; False if nothing will ever come."""

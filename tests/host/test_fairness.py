@@ -239,3 +239,18 @@ def test_who_is_interrupted_while_it_waits_takes_no_turn(monkeypatch: pytest.Mon
     fair.release(first, SECOND)
     with second:  # the turn went to nobody
         pass
+
+
+def test_it_is_open_only_while_nothing_limits() -> None:
+    fair = FairShare()
+    assert fair.is_open
+    for limits in ({"concurrency": 3}, {"batches_per_s": 5.0}):
+        fair.limit(**limits)  # type: ignore[arg-type]
+        assert not fair.is_open
+        fair.limit()
+        assert fair.is_open
+    shared = FairShare(2)
+    assert not shared.is_open
+    shared.limit(1)
+    shared.limit()
+    assert not shared.is_open
