@@ -12,6 +12,7 @@ import msgspec
 
 from edge.core.errors import SettingsError
 from edge.core.pipelines import Pipelines
+from edge.core.toml_places import describe
 
 DEFAULT_PATH = Path("edge.toml")
 
@@ -130,9 +131,12 @@ def _read(path: Path | None) -> Settings:
         return Settings()
     source = path or DEFAULT_PATH
     try:
-        return msgspec.toml.decode(source.read_bytes(), type=Settings)
+        text = source.read_bytes().decode()
+        return msgspec.toml.decode(text, type=Settings)
     except OSError as error:
         raise SettingsError(f"can not read {source}: {error.strerror}") from error
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{source}, {describe(text, error, Settings)}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{source}: {error}") from error
 

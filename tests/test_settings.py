@@ -143,9 +143,13 @@ def test_pipelines_are_read(path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('crop = "cars"', 'corp = "cars"', r"unknown field `corp` - at `\$\.pipelines\[...\]"),
+        (
+            'crop = "cars"',
+            'corp = "cars"',
+            r"line 8, \[pipelines\.plates\.steps\.makes\]: .*`corp`",
+        ),
         ('model = "mobilenet"', "", "missing required field `model`"),
-        ("limit = 4", "limit = 0", "limit"),
+        ("limit = 4", "limit = 0", r"line 12, .*steps\.makes\.limit"),
         ("min_score = 0.5", "min_score = 5", "min_score"),
         ('crop = "cars"', "", "labels is about boxes, and crop names no step"),
         ('crop = "cars"', 'crop = "cars"\ninputs = { x = "cars.y" }', "crop or inputs, not both"),
