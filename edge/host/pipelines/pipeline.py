@@ -140,13 +140,11 @@ class Pipeline:
     def status(self, models: list[ModelStatus]) -> PipelineStatus:
         """Counters so far, and whether all the models can serve."""
         state, reason = "ready", ""
-        latest = {model.name: model for model in models}
         for name, work in self._works.items():
-            model = latest.get(work.step.spec.model)
-            if model is None or model.state not in _CAN_SERVE:
-                state = model.state if model is not None else "failed"
-                why = f": {model.reason}" if model is not None and model.reason else ""
-                reason = f"step {name}: model {work.step.spec.model} is {state}{why}"
+            of_model = [model for model in models if model.name == work.step.spec.model]
+            if not any(model.state in _CAN_SERVE and not model.is_withdrawn for model in of_model):
+                state, why = _obstacle(of_model)
+                reason = f"step {name}: model {work.step.spec.model} {why}"
                 break
         steps = {
             name: StepStatus(work.step.spec.model, work.skipped, work.statistics.snapshot())
@@ -199,6 +197,16 @@ class Pipeline:
 
     def _closed(self) -> UnavailableError:
         return UnavailableError(f"pipeline {self.name} is closed")
+
+
+def _obstacle(versions: list[ModelStatus]) -> tuple[str, str]:
+    """The state of a model that can not serve, and why it can't."""
+    if not versions:
+        return "failed", "is gone"
+    newest = versions[-1]
+    if newest.is_withdrawn:
+        return "unloaded", "was unloaded"
+    return newest.state, f"is {newest.state}" + (f": {newest.reason}" if newest.reason else "")
 
 
 def _by_name(inputs: Picture | Mapping[str, Any]) -> Mapping[str, Any]:

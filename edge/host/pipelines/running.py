@@ -182,7 +182,7 @@ class Run:
 
     def _submit(self, name: str, part: Part, *, is_here: bool = False) -> None:
         opened = self._open[name]
-        if is_here:
+        if is_here and not opened.model.is_held_back:  # else it waits, and has its time limit
             future = _infer(opened.model, part.feeds)
         else:
             priority, timeout_us, _ = self._terms

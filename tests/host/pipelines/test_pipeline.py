@@ -346,6 +346,21 @@ def test_the_state_is_that_of_the_models(models: Path, declared: Callable[[str],
         runtime.load_all()
         (status,) = runtime.pipeline_status()
         assert (status.name, status.state, status.reason) == ("line", "ready", "")
+        pipeline = runtime.pipeline("line")
+        assert pipeline.status([]).reason == "step things: model finder is gone"
+        loaded = {model.name: model for model in runtime.status()}
+        replace = msgspec.structs.replace
+        newer = replace(loaded["namer"], version="2", state="failed", reason="no")
+        older = [loaded["finder"], loaded["namer"], newer]
+        assert pipeline.status(older).state == "ready"
+        failed = pipeline.status([loaded["finder"], newer])
+        assert (failed.state, failed.reason) == ("failed", "step names: model namer is failed: no")
+        unloaded = replace(loaded["namer"], state="idle", is_withdrawn=True)
+        gone = pipeline.status([loaded["finder"], unloaded])
+        assert (gone.state, gone.reason) == ("unloaded", "step names: model namer was unloaded")
+        assert pipeline.status([loaded["finder"], replace(unloaded, is_withdrawn=False)]).state == (
+            "ready"
+        )
 
 
 def test_what_is_not_declared_is_not_found(models: Path, declared: Callable[[str], Any]) -> None:
