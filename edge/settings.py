@@ -88,9 +88,9 @@ class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     policy: Literal["throughput", "latency", "watch", "off"] = "throughput"
-    budget_watts: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    budget_watts: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 0.0
     max_celsius: Annotated[float, msgspec.Meta(ge=0, le=150)] = 0.0
-    min_batches_per_s: Annotated[float, Positive] = 1.0
+    min_batches_per_s: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] = 1.0
     interval_s: Annotated[float, msgspec.Meta(ge=0.05, le=60)] = 1.0
     root: str = "/"
 

@@ -109,6 +109,16 @@ def test_models_have_sections_by_their_names(path: Path) -> None:
     assert models["yolox-nano"] == ModelSettings(queue=2)
 
 
+def test_power_is_read_and_what_makes_no_sense_is_named(path: Path) -> None:
+    path.write_text('[power]\npolicy = "latency"\nbudget_watts = 12.5\n')
+    power = load_settings(path, environ={"EDGE_POWER_MAX_CELSIUS": "85"}).power
+    assert (power.policy, power.budget_watts, power.max_celsius) == ("latency", 12.5, 85.0)
+    for wrong in ('policy = "fast"', "budget_watts = -1", "max_celsius = nan", "interval_s = 0"):
+        path.write_text(f"[power]\n{wrong}\n")
+        with pytest.raises(SettingsError, match=wrong.partition(" ")[0]):
+            load_settings(path, environ={})
+
+
 def test_device_is_named_after_the_host_unless_told(path: Path) -> None:
     path.touch()
     assert load_settings(path, {}).mqtt.device_name == socket.gethostname()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edge.core.errors import SettingsError
 from edge.host.restraint import Level, Limits, Load, Restraint
 from edge.sensors import Cause, Reading, device_sensors
 
@@ -65,6 +66,8 @@ class Governor:
 
     Args:
         settings: ``policy`` must not be ``off``.
+    Raises:
+        SettingsError: There is no ``sys`` below their ``root``.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class Governor:
         self._settings = settings
         self._fair = fair
         self._work = work
-        self._sensors = sensors or device_sensors(Path(settings.root))
+        self._sensors = sensors or _sensors_at(Path(settings.root))
         self._restraint = Restraint(settings)
         self._looked: tuple[float, int, int] | None = None
         self._is_failing = False
@@ -155,6 +158,15 @@ class Governor:
         is_new = before.level == "free" and before.cause == "none"
         level = logging.WARNING if is_new else logging.INFO
         log.log(level, "%s: %s; %s", now.cause, now.why, _said(now.limits))
+
+
+def _sensors_at(root: Path) -> DeviceSensors:
+    if root != Path("/") and not (root / "sys").is_dir():  # not every system has one
+        raise SettingsError(
+            f"[power] root: there is no folder {root / 'sys'}",
+            hint="name the folder under which the device's sys and proc are",
+        )
+    return device_sensors(root)
 
 
 def work_of(statuses: Iterable[ModelStatus]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import edge
-from edge.core.errors import UnavailableError
+from edge.core.errors import SettingsError, UnavailableError
 from edge.host import restraint
 from edge.host.fairness import FairShare
 from edge.host.governor import Governor
@@ -267,6 +267,12 @@ def test_no_power_settings_mean_no_thread_and_no_turns(make_bundle: MakeBundle) 
             assert runtime.strain is None
             assert not runtime.model("a").is_held_back
             assert not _own_threads()
+
+
+def test_root_without_sensors_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"\[power\] root: there is no folder .*nowhere/sys"):
+        edge.Runtime(models(make_bundle), power=Power(root=str(tmp_path / "nowhere")))
+    assert not _own_threads()
 
 
 def test_limits_that_no_sensor_can_keep_are_told_once(caplog: pytest.LogCaptureFixture) -> None:

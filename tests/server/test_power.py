@@ -1,4 +1,4 @@
-"""`edge serve` on a device that throttles, whose files a test writes."""
+"""A server on a device that throttles, whose files a test writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
+import pytest
+
+import edge
+from edge.host.fairness import FairShare
+from edge.server.inference import Pace, Served
 
 THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
 LONG_S = 30.0
@@ -66,3 +74,19 @@ def test_device_that_throttles_is_held_back_and_says_so(
     assert live.process.returncode == 0, output
     assert "the soft limit of the temperature is reached" in output
     assert "Traceback" not in output
+
+
+def test_a_quick_model_is_not_run_on_the_event_loop_while_it_has_to_wait(
+    pack_null: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fair = FairShare()
+    monkeypatch.setattr("edge.host.runtime.FairShare", lambda concurrency: fair)
+    monkeypatch.setattr(Pace, "step", lambda self: True)
+    call: Any = SimpleNamespace(feeds={"x": np.ones((1, 2), np.float32)})
+    with edge.Runtime(pack_null(tmp_path, "null"), concurrency=1) as runtime:
+        served = Served(runtime.model("null"))
+        assert served.infer_here(call) is not None
+        fair.limit(1, batches_per_s=0.001)
+        assert served.infer_here(call) is None
+        fair.limit()
+        assert served.infer_here(call) is not None
