@@ -64,7 +64,9 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     how many requests wait, ``instances`` how many batches run at the same time. Up to
     ``cache_bytes`` of answers are remembered, and given again to the same inputs. ``share`` is
     what the model gets of a machine that is short, beside others with theirs. One that is
-    ``pinned`` stays loaded, whoever else needs memory.
+    ``pinned`` stays loaded, whoever else needs memory. In ``isolation`` it has a process for
+    itself, which a crash takes along and nothing else; one that takes longer than ``timeout_s``
+    for a run is ended (0: never), and started again.
     """
 
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
@@ -74,6 +76,12 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     share: Annotated[float, Positive] = 1.0
     pinned: bool = False
+    isolation: Literal["inproc", "process"] = "inproc"
+    timeout_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.timeout_s and self.isolation == "inproc":
+            raise ValueError('timeout_s needs isolation = "process": no other run can be ended')
 
 
 class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -50,6 +50,18 @@ class Placement(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """A process that a session has for itself; ``failure`` says why there is none any more.
+
+    ``pid`` is 0 while there is none, ``restarts`` says how often it had to be started again.
+    """
+
+    pid: int
+    restarts: int
+    resident_bytes: int
+    failure: str = ""
+
+
 class Session(ABC):
     """One loaded variant on one engine. ``run`` may be called from several threads."""
 
@@ -85,6 +97,10 @@ class Session(ABC):
     def outside_bytes(self) -> int:
         """What it holds outside of this process: on a device, or in a process of its own."""
         return 0
+
+    def worker_status(self) -> WorkerStatus | None:
+        """Of the process that it has for itself; None if it runs in this one."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

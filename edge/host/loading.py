@@ -64,4 +64,5 @@ def load_bundle(
 ) -> Model:
     """``load`` for an open bundle, which the model owns from then on."""
     wish = Wish(variant or "", engine or "", dict(options or {}), fallback)
-    return Model(bundle, Opener(bundle.manifest, wish).open_best(bundle), settings=settings)
+    opener = Opener(bundle.manifest, wish, settings)
+    return Model(bundle, opener.open_best(bundle), settings=settings)

@@ -20,6 +20,8 @@ from edge.host.residency import NoRoomError
 from edge.settings import ModelSettings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edge.bundle import Bundle
     from edge.core.build import EngineBuild, Progress
     from edge.core.manifest import Manifest, Variant
@@ -270,12 +272,11 @@ class Opener:
     def _engine_session(self, bundle: Bundle, candidate: Candidate) -> Session:
         variant = candidate.variant
         folder = bundle.extract_variant(variant.id)
-        backend = plugins.backend(candidate.engine)
         start_s = time.monotonic()
         is_built = self.is_built(bundle, candidate)
         if not is_built:
             log.info("%s: building the engine of %s for this machine", self._name, variant.id)
-        session = backend.open(variant, folder, self._profile, self._options(candidate))
+        session = self._start(candidate, folder, is_built=is_built)
         if not is_built:
             log.info("%s: built in %.1f s", self._name, time.monotonic() - start_s)
         try:
@@ -285,6 +286,18 @@ class Opener:
             raise
         session.placement = self._seen_from_outside(session.placement, candidate)
         return session
+
+    def _start(self, candidate: Candidate, folder: Path, *, is_built: bool) -> Session:
+        variant, options = candidate.variant, self._options(candidate)
+        if self._settings.isolation == "inproc":
+            backend = plugins.backend(candidate.engine)
+            return backend.open(variant, folder, self._profile, options)
+        from edge.host.isolation.limits import limits_of
+        from edge.host.isolation.session import open_isolated
+        from edge.host.isolation.wire import Order
+
+        order = Order(self._name, candidate.engine, variant, folder, self._profile, options)
+        return open_isolated(order, limits_of(self._settings, has_to_build=not is_built))
 
     def _judge(self, candidate: Candidate, placement: Placement) -> None:
         """Whether a session may stay where the engine put it.

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from edge.bundle import Bundle, open_bundle
-from edge.core.contracts import Placement
+from edge.core.contracts import Placement, WorkerStatus
 from edge.core.errors import BundleError, EdgeError, UnavailableError
 from edge.host.building import Build, BuildProgress
 from edge.host.choice import Wish
@@ -37,7 +37,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     ``reason`` says why it failed, or what is built while it, or nothing, serves. What stands
     behind ``digest`` is empty until it was loaded; ``engine`` is the one that runs it.
     ``memory`` is what it takes of it when loaded, ``evictions`` are how often it was unloaded, by
-    why. One that ``is_withdrawn`` answers nothing until somebody loads it again.
+    why. One that ``is_withdrawn`` answers nothing until somebody loads it again. ``worker`` is its
+    process, if it has one for itself.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     memory: Cost | None = None
     loads: int = 0
     evictions: dict[str, int] = {}
+    worker: WorkerStatus | None = None
 
 
 class Terms(NamedTuple):
@@ -190,6 +192,9 @@ class Slot:
             return status
         opened = model.opened
         placement = opened.session.placement
+        worker = opened.session.worker_status()
+        if worker is not None and worker.failure:
+            status = msgspec.structs.replace(status, state="failed", reason=worker.failure)
         return msgspec.structs.replace(
             status,
             engine=opened.candidate.engine,
@@ -202,6 +207,7 @@ class Slot:
             memory=opened.room.cost if opened.room else None,
             loads=model.seat.loads,
             evictions=dict(model.seat.evictions),
+            worker=worker,
         )
 
     def close(self) -> None:

@@ -53,6 +53,19 @@ def _model_families(models: list[ModelStatus]) -> Iterator[Iterator[str]]:
             if model.building is not None
         ],
     )
+    workers = [(model, model.worker) for model in models if model.worker is not None]
+    yield family(
+        "edge_model_worker_restarts_total",
+        "counter",
+        "How often the model's own process ended and was started again.",
+        [("", _name(model), worker.restarts) for model, worker in workers],
+    )
+    yield family(
+        "edge_model_worker_resident_bytes",
+        "gauge",
+        "What the model's own process holds, its part of what it shares included.",
+        [("", _name(model), worker.resident_bytes) for model, worker in workers],
+    )
     loaded = [(model, model.statistics) for model in models if model.statistics is not None]
     yield family(
         "edge_model_inferences_total",

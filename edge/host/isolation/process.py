@@ -23,7 +23,7 @@ from edge.host.isolation.wire import Failure, Opened
 
 if TYPE_CHECKING:
     from edge.core.errors import EdgeError
-    from edge.host.isolation.restarts import Limits
+    from edge.host.isolation.limits import Limits
     from edge.host.isolation.wire import Order
 
 log = logging.getLogger(__name__)
@@ -88,17 +88,17 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
-    def opened(self) -> Opened:
-        """Wait until it has opened its variant.
+    def opened(self, timeout_s: float) -> Opened:
+        """Wait until it has opened its variant; 0 for any time.
 
         Raises:
             EdgeError: It could not, or ended, or took too long.
         """
-        self._control.settimeout(self._limits.start_timeout_s or None)
+        self._control.settimeout(timeout_s or None)
         try:
             message = self._control.recv(wire.LIMIT_BYTES)
         except TimeoutError:
-            self.kill(f"did not come up within {self._limits.start_timeout_s:g} s")
+            self.kill(f"did not come up within {timeout_s:g} s")
             message = b""
         except OSError:
             message = b""

@@ -3,29 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
-import msgspec
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """How much patience a host has with a worker.
-
-    ``timeout_s`` is for one run (0: any time), ``start_timeout_s`` for opening the variant, and for
-    runs that wait for that; ``close_timeout_s`` for the last runs to end. ``lanes`` run at the same
-    time. A worker that ended starts again after ``delay_s``, each time after twice as long up to
-    ``longest_delay_s``, until it lived for ``healthy_s``; not if it was the last of ``deaths``
-    within ``window_s``.
-    """
-
-    timeout_s: float = 0.0
-    start_timeout_s: float = 60.0
-    close_timeout_s: float = 10.0
-    lanes: int = 4
-    delay_s: float = 0.1
-    longest_delay_s: float = 30.0
-    healthy_s: float = 60.0
-    deaths: int = 5
-    window_s: float = 60.0
+if TYPE_CHECKING:
+    from edge.host.isolation.limits import Limits
 
 
 class Restarts:

@@ -8,13 +8,11 @@ import weakref
 from time import monotonic
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from edge.core.contracts import Session
+from edge.core.contracts import Session, WorkerStatus
 from edge.core.errors import EdgeError, EngineError, UnsupportedError
 from edge.host.isolation.lane import NoAnswerError, NotSentError
+from edge.host.isolation.limits import Limits
 from edge.host.isolation.process import resident_bytes
-from edge.host.isolation.restarts import Limits
 from edge.host.isolation.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -23,15 +21,6 @@ if TYPE_CHECKING:
     from edge.host.isolation.wire import Opened, Order
 
 _TIMEOUT_HINT = "raise the model's timeout_s if that is not too long for it"
-
-
-class WorkerStatus(msgspec.Struct, frozen=True):
-    """The process of a model; ``pid`` is 0 while there is none, ``failure`` says why for good."""
-
-    pid: int
-    restarts: int
-    resident_bytes: int
-    failure: str = ""
 
 
 def open_isolated(order: Order, limits: Limits | None = None) -> IsolatedSession:
@@ -87,7 +76,7 @@ class IsolatedSession(Session):
     def outside_bytes(self) -> int:
         return self.resident_bytes()
 
-    def status(self) -> WorkerStatus:
+    def worker_status(self) -> WorkerStatus:
         failure = str(self.failure or "")
         return WorkerStatus(self.pid, self.restarts, self.resident_bytes(), failure)
 

@@ -12,7 +12,7 @@ from edge.host.isolation.process import Worker
 from edge.host.isolation.restarts import Restarts
 
 if TYPE_CHECKING:
-    from edge.host.isolation.restarts import Limits
+    from edge.host.isolation.limits import Limits
     from edge.host.isolation.wire import Opened, Order
 
 log = logging.getLogger(__name__)
@@ -131,6 +131,8 @@ class Supervisor:
 
     def _live(self) -> EdgeError:
         """One worker's life, and how it ended."""
+        limits = self.limits
+        timeout_s = limits.start_timeout_s if self._opened else limits.first_timeout_s
         try:
             worker = Worker(self._order, self.limits)
         except EdgeError as error:
@@ -141,7 +143,7 @@ class Supervisor:
         if is_closing:
             worker.kill()
         try:
-            self._publish(worker, worker.opened())
+            self._publish(worker, worker.opened(timeout_s))
             return worker.wait()
         except EdgeError as error:
             worker.kill()

@@ -18,7 +18,7 @@ from edge.core import plugins
 from edge.core.manifest import Variant
 from edge.core.profile import load_profile
 from edge.core.tensor import TensorSpec
-from edge.host.isolation.restarts import Limits
+from edge.host.isolation.limits import Limits
 from edge.host.isolation.session import IsolatedSession, open_isolated
 from edge.host.isolation.wire import Order
 
@@ -52,8 +52,9 @@ def misbehave(deed):
         print("plain words")
     elif deed == "close":
         links = Path("/proc/self/fd").iterdir()
-        open_fds = [int(link.name) for link in links if link.is_socket()]
-        os.close(max(open_fds))  # the lane's
+        sockets = {int(link.name) for link in links if link.is_socket()}
+        (lane,) = sockets - {int(sys.argv[1])}
+        os.close(lane)
         time.sleep(600)
 
 
@@ -142,7 +143,7 @@ def open_session() -> Iterator[Open]:
         variant: Variant, folder: Path = Path(), *, limits: Any = None, **options: Any
     ) -> IsolatedSession:
         order = Order("glass", variant.engine, variant, folder, load_profile("host"), options)
-        quick = {"start_timeout_s": 20, "close_timeout_s": 2, "delay_s": 0.01}
+        quick = {"first_timeout_s": 20, "close_timeout_s": 2, "delay_s": 0.01}
         sessions.append(open_isolated(order, Limits(**{**quick, **(limits or {})})))
         return sessions[-1]
 

@@ -222,7 +222,7 @@ def test_a_worker_that_dies_again_and_again_is_given_up(
     assert "load it again" in caught.value.hint
     assert str(session.failure) == str(caught.value)
     assert (session.pid, session.restarts, session.resident_bytes()) == (0, 2, 0)
-    assert session.status().failure == str(caught.value)
+    assert session.worker_status().failure == str(caught.value)
     assert [r.levelname for r in caplog.records if "exit code 7" in r.message] == [
         *("WARNING", "WARNING", "ERROR")
     ]
@@ -266,7 +266,7 @@ def test_a_worker_that_does_not_open_is_not_started_again(
 
 def test_a_worker_that_never_comes_up_is_ended(open_fragile: Open) -> None:
     with pytest.raises(EngineError, match="did not come up within 1 s and was killed"):
-        open_fragile(X, at_open="hang", limits={"start_timeout_s": 1})
+        open_fragile(X, at_open="hang", limits={"first_timeout_s": 1})
 
 
 def test_an_option_that_can_not_be_handed_over_is_named(open_fragile: Open) -> None:
