@@ -89,6 +89,8 @@ class Restraint:
         self._fewer_rate = 0.0  # what one fewer at once did
         self._celsius: float | None = None
         self._slope = 0.0
+        self._is_throttled = False
+        self._onset: float | None = None  # where it was when it began to throttle
         self._watts: float | None = None
         self._decided_s: float | None = None
         self._changed_s = float("-inf")
@@ -118,7 +120,7 @@ class Restraint:
             if self._loosen(load, elapsed_s):
                 self._changed_s = now_s
             if self.limits == Limits():
-                self.cause, self.why = "none", ""
+                self.cause, self.why, self._onset = "none", "", None
         return self.limits
 
     def _pressures(self, reading: Reading, elapsed_s: float) -> list[Pressure]:
@@ -144,30 +146,32 @@ class Restraint:
     def _of_device(self, reading: Reading) -> Pressure:
         """It holds itself back already, and says why."""
         throttle = reading.throttle
+        was_throttled, self._is_throttled = self._is_throttled, throttle.cause == "thermal"
+        if self._is_throttled and not was_throttled:
+            self._onset = self._celsius
         if throttle.cause not in _ACTED_ON:
-            return Pressure(is_relaxed=self._is_below_trips(reading))
+            return Pressure(is_relaxed=self._is_below(self._onset))
         is_cooling = throttle.cause == "thermal" and self._slope < _FALLING_CELSIUS_PER_S
         return Pressure(throttle.cause, throttle.why, 1.0 if is_cooling else _CUT, False)
 
-    def _is_below_trips(self, reading: Reading) -> bool:
+    def _is_below(self, limit: float | None) -> bool:
+        """Whether it is well below that temperature, and will be."""
+        if limit is None or self._celsius is None:
+            return True
         rise = max(0.0, _LOOKAHEAD_S * self._slope)
-        return all(
-            celsius + rise <= reading.passive_celsius[name] - _HYSTERESIS_CELSIUS
-            for name, celsius in reading.temperature_celsius.items()
-            if name in reading.passive_celsius
-        )
+        return self._celsius + rise <= limit - _HYSTERESIS_CELSIUS
 
     def _of_temperature(self, reading: Reading) -> Pressure | None:
         limit, hottest = self._settings.max_celsius, reading.hottest
         if not limit or hottest is None:
             return None
         name, celsius = hottest
-        expected = celsius + _LOOKAHEAD_S * self._slope
         if celsius <= limit:
-            return Pressure(is_relaxed=max(celsius, expected) <= limit - _HYSTERESIS_CELSIUS)
+            return Pressure(is_relaxed=self._is_below(limit))
+        is_cooling = celsius + _LOOKAHEAD_S * self._slope < limit
         factor = _CUT_MILD if celsius <= limit + _MILD_CELSIUS else _CUT
         why = f"{name} is at {celsius:.1f} °C, more than the {limit:g} of max_celsius"
-        return Pressure("thermal", why, 1.0 if expected < limit else factor, False)
+        return Pressure("thermal", why, 1.0 if is_cooling else factor, False)
 
     def _of_budget(self) -> Pressure | None:
         budget, watts = self._settings.budget_watts, self._watts

@@ -61,6 +61,12 @@ def power_families(strain: Strain | None) -> Iterator[Iterator[str]]:
         [("", {"sensor": name}, value) for name, value in reading.temperature_celsius.items()],
     )
     yield family(
+        "edge_temperature_passive_celsius",
+        "gauge",
+        "Where the kernel begins to slow down, by its lowest passive trip point.",
+        [("", {"sensor": name}, value) for name, value in reading.passive_celsius.items()],
+    )
+    yield family(
         "edge_clock_hertz",
         "gauge",
         "Clocks: now, as high as they may go now, and as high as they could.",

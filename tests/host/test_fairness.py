@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import threading
 import time
 
@@ -254,3 +255,43 @@ def test_it_is_open_only_while_nothing_limits() -> None:
     shared.limit(1)
     shared.limit()
     assert not shared.is_open
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_limits_that_change_all_the_time_lose_nobody_and_let_in_no_more_than_ever_may(
+    seed: int,
+) -> None:
+    dice = random.Random(seed)
+    fair = FairShare(4)
+    running, most, lock = [0], [0], threading.Lock()
+    is_over = threading.Event()
+
+    def work(turns: Turns) -> None:
+        for _ in range(100):
+            with turns:
+                with lock:
+                    running[0] += 1
+                    most[0] = max(most[0], running[0])
+                time.sleep(0)
+                with lock:
+                    running[0] -= 1
+
+    def meddle() -> None:
+        while not is_over.is_set():
+            fair.limit(dice.choice([0, 1, 2, 9]), dice.choice([0.0, 500.0, 5000.0]))
+            time.sleep(dice.choice([0.0, 0.001]))
+
+    threads = [threading.Thread(target=work, args=(fair.turns(1 + n),)) for n in range(6)]
+    meddler = threading.Thread(target=meddle)
+    for thread in [*threads, meddler]:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG_S)
+    is_over.set()
+    meddler.join(LONG_S)
+    assert not any(thread.is_alive() for thread in threads)
+    assert running[0] == 0
+    assert most[0] <= 4
+    fair.limit()
+    for _ in range(4):  # all four turns are back
+        fair.acquire(fair.turns(1))

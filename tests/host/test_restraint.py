@@ -7,6 +7,8 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge.host.restraint import Limits, Load, Restraint
 from edge.sensors import Reading, Throttle
@@ -56,7 +58,6 @@ class Device:
         hot = Throttle("thermal", "the kernel cools")
         return Reading(
             temperature_celsius={"cpu": celsius},
-            passive_celsius={} if math.isinf(self._trip) else {"cpu": self._trip},
             total_watts=self.watts,
             throttles=(hot,) if self.is_throttled else (),
         )
@@ -122,6 +123,24 @@ def test_device_that_throttles_is_brought_out_of_it() -> None:
     assert alone.device.is_throttled or max(alone.celsius[900:]) >= 84.9
     assert set(alone.limits) == {Limits()}
     assert alone.restraint.cause == "thermal"
+
+
+def test_one_that_throttled_once_is_let_go_when_it_is_cooler_than_it_was_then() -> None:
+    restraint = Restraint(Power(policy="latency"))
+    hot = Throttle("thermal", "the kernel cools")
+
+    def look(seconds: range, celsius: float, *throttles: Throttle) -> Limits:
+        for second in seconds:
+            reading = Reading(temperature_celsius={"cpu": celsius}, throttles=throttles)
+            limits = restraint.decide(float(second), reading, Load(1.0, 100.0))
+        return limits
+
+    look(range(10), 60.0)
+    assert look(range(10, 20), 80.0, hot).batches_per_s < 100.0
+    held = look(range(20, 100), 79.0)  # as warm as where it began
+    assert held.batches_per_s < 100.0
+    assert look(range(100, 200), 79.0) == held
+    assert look(range(200, 400), 76.0) == Limits()
 
 
 def test_budget_is_met() -> None:
@@ -216,3 +235,44 @@ def test_sensor_that_goes_away_keeps_the_limits_of_the_others() -> None:
     assert course.limits[-1].level == "rate"
     limits = course.restraint.decide(course.now_s + 1, Reading(), Load(1.0, 100.0))
     assert limits.level == "rate"
+
+
+looks = st.lists(
+    st.tuples(
+        st.floats(0.0, 100.0),
+        st.none() | st.floats(-50.0, 150.0),
+        st.none() | st.floats(0.0, 1000.0),
+        st.sampled_from(["none", "unknown", "power", "thermal", "over-current"]),
+        st.floats(0.0, 64.0),
+        st.floats(0.0, 1e5),
+    ),
+    max_size=60,
+)
+
+
+@given(looks, st.sampled_from(["throughput", "latency", "watch"]))
+def test_whatever_sensors_say_limits_are_some_and_go_when_all_is_well(
+    seen: list[tuple[Any, ...]], policy: Any
+) -> None:
+    power = Power(policy=policy, budget_watts=20.0, max_celsius=80.0, min_batches_per_s=2.0)
+    restraint, now_s = Restraint(power), 0.0
+    for wait_s, celsius, watts, cause, concurrency, rate in seen:
+        now_s += wait_s
+        reading = Reading(
+            temperature_celsius={} if celsius is None else {"cpu": celsius},
+            total_watts=watts,
+            throttles=() if cause == "none" else (Throttle(cause, "so"),),
+        )
+        limits = restraint.decide(now_s, reading, Load(concurrency, rate))
+        assert limits.batches_per_s == 0.0 or limits.batches_per_s >= 2.0
+        assert 0 <= limits.concurrency <= 32
+        assert policy == "throughput" or limits.concurrency == 0
+        assert policy != "watch" or limits == Limits()
+    cool = Reading(temperature_celsius={"cpu": -60.0}, total_watts=0.0)
+    for _ in range(5000):
+        now_s += 1.0
+        limits = restraint.decide(now_s, cool, Load(0.0, 0.0))
+        if restraint.cause == "none":
+            break
+    assert limits == Limits()
+    assert (restraint.cause, restraint.why) == ("none", "")

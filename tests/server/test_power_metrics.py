@@ -15,6 +15,7 @@ def rendered(strain: Strain | None) -> set[str]:
 def test_what_is_held_back_and_why_is_told() -> None:
     reading = Reading(
         temperature_celsius={"tj-thermal": 97.5},
+        passive_celsius={"tj-thermal": 99.0},
         power_watts={"VDD_IN": 14.25},
         total_watts=14.25,
         clocks={"cpu0": Clock(1_000_000_000, None, 1_510_400_000)},
@@ -29,6 +30,7 @@ def test_what_is_held_back_and_why_is_told() -> None:
         'edge_power_watts{rail="VDD_IN"} 14.25',
         "edge_power_total_watts 14.25",
         'edge_temperature_celsius{sensor="tj-thermal"} 97.5',
+        'edge_temperature_passive_celsius{sensor="tj-thermal"} 99.0',
         'edge_clock_hertz{clock="cpu0",value="now"} 1000000000',
         'edge_clock_hertz{clock="cpu0",value="maximum"} 1510400000',
     }
