@@ -26,7 +26,8 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in as few batches as the model takes. ``labels``, ``min_score``, ``min_side`` (pixels) and
     ``limit`` (the best ones) say which boxes, ``margin`` how much of a box's sides is added around
     it. ``inputs`` gives a model its tensors by name: ``"step.tensor"``, or ``"input.name"`` for one
-    of the pipeline's own. The step runs ``when`` all of these hold, else it has no result.
+    of the pipeline's own. ``top`` is how many labels to give, None as many as the model's bundle
+    says. The step runs ``when`` all of these hold, else it has no result.
     """
 
     model: str
@@ -37,6 +38,7 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     margin: Annotated[float, Meta(ge=0, le=4)] = 0.0
     limit: Positive | None = None
     inputs: dict[str, str] = {}
+    top: Positive | None = None
     when: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

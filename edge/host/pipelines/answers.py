@@ -9,7 +9,7 @@ import msgspec
 if TYPE_CHECKING:
     from edge.host.pipelines.feeding import Key
     from edge.host.pipelines.graph import Graph, Output
-    from edge.host.pipelines.running import Found
+    from edge.host.pipelines.work import Found
 
 Results = dict[str, dict["Key", "Found"]]
 

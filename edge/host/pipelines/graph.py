@@ -196,6 +196,8 @@ def _placed(step: Step, before: Mapping[str, Step]) -> Step:
         for reference, other in paths.items():
             _check_path(f"{reference.step}.{reference.tensor}", other, path)
         tensors.check_inputs(step, before)
+    if step.spec.top and step.manifest is not None and step.finds != "labels":
+        raise SettingsError(f"top is about labels, {step.spec.model} does {step.manifest.task}")
     for condition in step.conditions:
         if condition.step != INPUT:
             _check_path(f"when = {condition.text!r}", before[condition.step].path, path)

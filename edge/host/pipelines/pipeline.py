@@ -16,7 +16,8 @@ from edge.core.tensor import TensorSpec, check_feeds
 from edge.host.pipelines import tensors
 from edge.host.pipelines.answers import answer, outermost
 from edge.host.pipelines.graph import plan
-from edge.host.pipelines.running import Run, StepWork, Terms
+from edge.host.pipelines.running import Run
+from edge.host.pipelines.work import StepWork, Terms
 from edge.host.statistics import Snapshot, Statistics
 from edge.vision import load_image
 

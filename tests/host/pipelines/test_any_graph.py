@@ -51,7 +51,9 @@ def test_any_graph_gives_what_its_steps_say(steps: dict[str, StepSpec], on_threa
         def submit(feeds: dict[str, Any], **_: int) -> Future[dict[str, Any]]:
             return threads.submit(add, feeds)
 
-        model: Any = SimpleNamespace(submit=submit, infer=add, is_held_back=False, manifest=ADDER)
+        model: Any = SimpleNamespace(
+            submit=submit, infer=add, decode=None, is_held_back=False, manifest=ADDER
+        )
         made = make_pipelines({"g": PipelineSpec(steps)}, {"adder": ADDER}, {}, lambda _: model)
         pipeline = made["g"]
         inputs = {

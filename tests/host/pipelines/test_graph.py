@@ -133,6 +133,7 @@ def test_all_steps_are_answered_with_unless_some_are_named(planned: Plan) -> Non
             "step things: when = 'input.flag > 0': no step takes input.flag",
             "",
         ),
+        (f"{THINGS}top = 2", "step things: top is about labels, finder does detection", ""),
         (
             f'{THINGS}{NAMES}labels = ["blue", "gren"]',
             "step names: finder knows no 'gren'",

@@ -114,6 +114,12 @@ def test_a_step_may_look_at_some_boxes_only(
     assert names(make(text).run(colors)["things"]) == expected
 
 
+def test_a_step_may_give_more_labels_than_its_model(make: Make, colors: np.ndarray) -> None:
+    boxes = make(CROPS.replace("crop =", "top = 3\ncrop =")).run(colors)["things"]
+    assert [label["name"] for label in boxes[1]["names"]] == ["green", "blue", "red"]
+    assert len(make(CROPS).run(colors)["things"][1]["names"]) == 1
+
+
 def test_a_margin_shows_what_lies_around_a_box(make: Make, colors: np.ndarray) -> None:
     colors[:, :] = np.where(colors.any(axis=2, keepdims=True), colors, (0, 0, 255))
     wide = CROPS.replace('crop = "things"', 'crop = "things"\nmargin = 0.5')

@@ -58,7 +58,7 @@ class Puppet:
             assert self.changed.wait_for(lambda: len(self.asked) >= count, 20)
         return self.asked
 
-    def decode(self, outputs: Feeds, geometry: Any) -> Any:
+    def decode(self, outputs: Feeds, geometry: Any, *, top: int | None) -> Any:
         return decode(outputs, self.manifest.output, geometry=geometry)
 
 
