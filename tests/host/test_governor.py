@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +326,32 @@ def test_look_that_fails_is_logged_once_and_the_next_ones_work(
     ]
 
 
-def _own_threads() -> Iterator[str] | list[str]:
+def test_sensor_that_hangs_does_not_keep_the_runtime_from_closing(
+    monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    class Hanging:
+        def __init__(self) -> None:
+            self.begun, self.goes_on = threading.Event(), threading.Event()
+
+        def read(self, now_s: float) -> Reading:
+            self.begun.set()
+            assert self.goes_on.wait(LONG_S)
+            return Reading(total_watts=99.0)
+
+    monkeypatch.setattr("edge.host.governor._CLOSE_S", 0.05)
+    sensors, fair = Hanging(), FairShare()
+    power = Power(budget_watts=10.0, interval_s=0.05)
+    governor = Governor(power, fair, lambda: (0, 0), sensors)  # type: ignore[arg-type]
+    fair.limit(1)
+    governor.start()
+    assert sensors.begun.wait(LONG_S)
+    governor.close()
+    assert not fair.is_limited
+    sensors.goes_on.set()
+    eventually(lambda: not _own_threads(), "its thread to end")
+    assert not fair.is_limited
+
+
+def _own_threads() -> list[str]:
     names = (thread.name for thread in threading.enumerate())
     return [name for name in names if name in ("edge-power", "edge-pace")]
