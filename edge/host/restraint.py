@@ -28,6 +28,10 @@ _CUT_MOST, _CUT_LEAST = 0.5, 0.95
 _HYSTERESIS_CELSIUS = 3.0
 _HYSTERESIS_SHARE = 0.05
 _FALLING_CELSIUS_PER_S = -0.05
+_FORGET_CELSIUS_PER_S = 0.005
+"""By and by it is tried whether the device still throttles where it did: another part of it may
+have been the hot one."""
+
 _LOOKAHEAD_S = 30.0
 """A heat sink answers late: what counts is where the temperature will be."""
 
@@ -108,6 +112,7 @@ class Restraint:
         """
         elapsed_s = 0.0 if self._decided_s is None else max(0.0, now_s - self._decided_s)
         self._decided_s = now_s
+        self._follow(reading, elapsed_s)
         pressures = self._pressures(reading, elapsed_s)
         worst = min(pressures, key=lambda one: (one.factor, one.cause == "none"))
         if worst.cause != "none":
@@ -124,9 +129,8 @@ class Restraint:
         return self.limits
 
     def _pressures(self, reading: Reading, elapsed_s: float) -> list[Pressure]:
-        self._follow(reading, elapsed_s)
-        found = [self._of_device(reading), self._of_temperature(reading), self._of_budget()]
-        return [one for one in found if one is not None] or [Pressure()]
+        set_by_us = (self._of_temperature(reading), self._of_budget())
+        return [self._of_device(reading, elapsed_s), *(one for one in set_by_us if one is not None)]
 
     def _follow(self, reading: Reading, elapsed_s: float) -> None:
         """Smooth what jumps: sensors of whole degrees, and power from batch to batch."""
@@ -143,12 +147,14 @@ class Restraint:
         else:
             self._watts += (1.0 - exp(-elapsed_s / _POWER_S)) * (watts - self._watts)
 
-    def _of_device(self, reading: Reading) -> Pressure:
+    def _of_device(self, reading: Reading, elapsed_s: float) -> Pressure:
         """It holds itself back already, and says why."""
         throttle = reading.throttle
         was_throttled, self._is_throttled = self._is_throttled, throttle.cause == "thermal"
-        if self._is_throttled and not was_throttled:
-            self._onset = self._celsius
+        if self._is_throttled:
+            self._onset = self._onset if was_throttled else self._celsius
+        elif self._onset is not None:
+            self._onset += _FORGET_CELSIUS_PER_S * elapsed_s
         if throttle.cause not in _ACTED_ON:
             return Pressure(is_relaxed=self._is_below(self._onset))
         is_cooling = throttle.cause == "thermal" and self._slope < _FALLING_CELSIUS_PER_S

@@ -197,6 +197,7 @@ def test_throttling_lowers_concurrency_then_the_rate_and_its_end_gives_both_back
         gaps = [later - sooner for sooner, later in itertools.pairwise(engine.starts[:20])]
         assert sum(gaps) / len(gaps) > 0.8 / strain.limits.batches_per_s
         board.throttle(0)
+        board.celsius(40.0)
         eventually(lambda: level() == "free", "all limits to go")
         engine.most = 0
         eventually(lambda: engine.most > 4, "as many at once as before")

@@ -140,7 +140,20 @@ def test_one_that_throttled_once_is_let_go_when_it_is_cooler_than_it_was_then() 
     held = look(range(20, 100), 79.0)  # as warm as where it began
     assert held.batches_per_s < 100.0
     assert look(range(100, 200), 79.0) == held
-    assert look(range(200, 400), 76.0) == Limits()
+    assert look(range(200, 400), 75.0) == Limits()
+
+
+def test_warmth_that_throttles_nothing_for_long_is_no_reason_to_hold_back() -> None:
+    restraint = Restraint(Power(policy="latency"))
+    warm = Reading(temperature_celsius={"cpu": 60.0})
+    other = Reading(temperature_celsius={"cpu": 60.0}, throttles=(Throttle("thermal", "skin"),))
+    restraint.decide(0.0, warm, Load(1.0, 100.0))
+    assert restraint.decide(1.0, other, Load(1.0, 100.0)).batches_per_s == 80.0
+    for second in range(2, 500):
+        assert restraint.decide(float(second), warm, Load(1.0, 80.0)).batches_per_s == 80.0
+    for second in range(500, 900):
+        limits = restraint.decide(float(second), warm, Load(1.0, 80.0))
+    assert limits == Limits()
 
 
 def test_budget_is_met() -> None:
