@@ -209,8 +209,8 @@ class Model:
             outputs, queue_ns = self._run_in_turn(feeds) if held_back else (self._run(feeds), 0)
             inferred = _now()
             prediction = self.decode(outputs, geometry, top=top)
-        except BaseException:
-            self.statistics.failure(_now() - start)
+        except BaseException as error:
+            self.statistics.failure(_now() - start, error)
             raise
         self.statistics.success(inferred - prepared - queue_ns, queue_ns)
         self.statistics.transfer(prepared - start, _now() - inferred)
@@ -298,8 +298,8 @@ class Model:
                 outputs = self._run(feeds)
             else:
                 outputs, queue_ns = self._run_in_turn(feeds)
-        except BaseException:
-            self.statistics.failure(_now() - start)
+        except BaseException as error:
+            self.statistics.failure(_now() - start, error)
             raise
         self.statistics.success(_now() - start - queue_ns, queue_ns)
         return outputs

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.bundle import open_bundle
 from edge.core.errors import BundleError, EdgeError, InputError, NotFoundError, UnavailableError
+from edge.host.activation import Activation, Probation
+from edge.host.catalog import Catalog, version_key
 from edge.host.choice import Fallback, Wish
 from edge.host.fairness import FairShare
+from edge.host.folders import SUFFIX, FolderWatch, bundles_in, check_place
 from edge.host.governor import Governor, work_of
 from edge.host.residency import MemoryUse, NoRoomError, Residency, budget_bytes
 from edge.host.slot import ModelStatus, Slot, Terms
@@ -27,11 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".edge"
-
 
 class Runtime:
-    """Runs the models of bundles and of folders of ``*.edge``; any thread may call it.
+    """Runs the models of bundles and of folders of ``NAME.edge`` or ``NAME/VERSION.edge``; any
+    thread may call it.
 
     A damaged bundle in a folder shows as failed in ``status`` and leaves the others alone.
 
@@ -44,6 +45,9 @@ class Runtime:
             machine's less what its system needs, 0 for any number. Who was not used for longest
             is unloaded first, and comes back with its next request.
         idle_s: Unload what was not used for so long; 0 for never.
+        watch_s: How often to look into the folders for bundles that came, changed or went; 0 for
+            never. A version that is newer than the active one takes over once it has proven right.
+        probation: When a version that took over is taken back by itself.
         pipelines: Models that work together, by a name that no model has.
     Raises:
         BundleError: A bundle that was named is damaged or missing.
@@ -63,9 +67,13 @@ class Runtime:
         pipelines: Mapping[str, PipelineSpec] | None = None,
         memory: int | str | None = None,
         idle_s: float = 0.0,
+        watch_s: float = 0.0,
+        probation: Probation | None = None,
     ) -> None:
         self._is_closed = False
-        self._slots: list[Slot] = []
+        self._catalog = Catalog()
+        self._activation = Activation(self._catalog, probation or Probation())
+        self._watch: FolderWatch | None = None
         self._governor: Governor | None = None
         is_governed = power is not None and power.policy != "off"
         self._pipelines: dict[str, Pipeline] = {}
@@ -77,8 +85,7 @@ class Runtime:
             FairShare(concurrency) if concurrency or is_governed else None,
         )
         try:
-            for slot in _scan(sources, self._terms):
-                self._add(slot)
+            self._scan([Path(source) for source in sources], watch_s)
             self._pipelines = self._plan_pipelines(pipelines or {})
             if power is not None and self._terms.fair is not None and is_governed:
                 self._governor = Governor(power, self._terms.fair, lambda: work_of(self.status()))
@@ -91,14 +98,16 @@ class Runtime:
 
     def names(self) -> list[str]:
         """Names of all models, sorted; one with several versions stands once."""
-        return sorted({slot.name for slot in self._slots})
+        return self._catalog.names()
 
     def versions(self, name: str) -> list[str]:
         """Versions of a model, oldest first."""
-        return [slot.version for slot in self._find(name)]
+        return [slot.version for slot in self._catalog.of(name)]
 
     def model(self, name: str, version: str | None = None) -> Model:
-        """The model, loaded at the first call; its newest version unless one is named.
+        """The model, loaded at the first call; its active version unless one is named.
+
+        That is the newest one, unless it did not prove right or was taken back.
 
         Where an engine has to be built first, another variant serves if ``fallback`` and the
         bundle allow it, and gives way to the built one between two requests; else this waits.
@@ -108,7 +117,7 @@ class Runtime:
             UnavailableError: The runtime is closed, or the model failed to load before.
             EdgeError: It fails to load now.
         """
-        slot = self._slot(name, version)
+        slot = self._catalog.find(name, version)
         if self._is_closed:
             raise UnavailableError("the runtime is closed")
         return slot.model()
@@ -140,18 +149,18 @@ class Runtime:
         return [pipeline.status(models) for pipeline in self._pipelines.values()]
 
     def load_all(self) -> None:
-        """Load models while there is room, those that are pinned first; the others wait for use.
+        """Load models while there is room, those that are pinned first; the others wait for use,
+        as do versions that are not active.
 
         Those that fail are logged, and say why in ``status``. Engines that have to be built are,
         in the background, one after the other.
         """
-        for slot in sorted(self._slots, key=lambda slot: not slot.is_pinned):
-            try:
-                slot.start(may_evict=False)
-            except NoRoomError as error:
-                log.info("%s %s is loaded when it is used: %s", slot.name, slot.version, error)
-            except EdgeError as error:
-                log.error("%s %s: %s", slot.name, slot.version, error)
+        slots = [slot for slot in self._catalog.slots if slot.is_active]
+        for slot in sorted(slots, key=lambda slot: not slot.is_pinned):
+            self._start(slot)
+        for slot in self._catalog.slots:
+            if not slot.is_active:
+                slot.rest()
 
     def load(self, name: str, version: str | None = None) -> None:
         """Load a model now, also if it was unloaded or failed before.
@@ -160,7 +169,7 @@ class Runtime:
             NotFoundError: There is no model of that name and version.
             EdgeError: It fails to load.
         """
-        self._slot(name, version).load()
+        self._catalog.find(name, version).load()
 
     def unload(self, name: str, version: str | None = None) -> None:
         """Give a model's memory back after its last request; it answers nothing until ``load``.
@@ -170,12 +179,34 @@ class Runtime:
         Raises:
             NotFoundError: There is no model of that name and version.
         """
-        for slot in [self._slot(name, version)] if version else self._find(name):
+        for slot in [self._catalog.find(name, version)] if version else self._catalog.of(name):
             slot.unload()
+
+    def activate(self, name: str, version: str) -> None:
+        """Let a version answer who names none, once it is loaded and has proven right.
+
+        Raises:
+            NotFoundError: There is no model of that name and version.
+            EdgeError: It does not load or answer as it should: nothing has changed.
+        """
+        slot = self._catalog.find(name, version)
+        self._activation.rejections.forgive(slot.digest)
+        self._activation.activate(slot)
+
+    def roll_back(self, name: str, reason: str = "by request") -> str:
+        """Let the version before the active one serve again, and tell which that is.
+
+        The other one is not activated again, also after a restart, unless it is asked for.
+
+        Raises:
+            NotFoundError: There is no model of that name.
+            UnavailableError: It has no earlier version.
+        """
+        return self._activation.roll_back(name, reason).version
 
     def status(self) -> list[ModelStatus]:
         """One entry for each version of each model, by name, oldest first."""
-        return [slot.status() for slot in self._slots]
+        return [slot.status() for slot in self._catalog.slots]
 
     def status_of(self, name: str, version: str | None = None) -> ModelStatus:
         """What is known of the model that ``model`` would give.
@@ -183,7 +214,12 @@ class Runtime:
         Raises:
             NotFoundError: There is no model of that name and version.
         """
-        return self._slot(name, version).status()
+        return self._catalog.find(name, version).status()
+
+    @property
+    def generation(self) -> int:
+        """Changes when another version of a model is active, or one came or went."""
+        return self._catalog.generation
 
     @property
     def strain(self) -> Strain | None:
@@ -193,7 +229,7 @@ class Runtime:
     @property
     def is_ready(self) -> bool:
         """Whether no model is still to be loaded, and one answers, if need be after loading."""
-        states = {slot.state for slot in self._slots}
+        states = {slot.state for slot in self._catalog.slots}
         answering = {"ready", "idle"}
         settled = states <= {*answering, "failed"}
         return not self._is_closed and settled and bool(not states or states & answering)
@@ -206,17 +242,20 @@ class Runtime:
     @property
     def is_building(self) -> bool:
         """Whether an engine is in the making, which ``close`` does not wait for."""
-        return any(slot.is_building for slot in self._slots)
+        return any(slot.is_building for slot in self._catalog.slots)
 
     def close(self) -> None:
         """Close all models; a second call does nothing."""
+        if self._watch is not None:
+            self._watch.close()
+        self._activation.close()
         for pipeline in self._pipelines.values():
             pipeline.close()
         self._is_closed = True
         if self._governor is not None:
             self._governor.close()
         self._residency.close()
-        for slot in self._slots:
+        for slot in self._catalog.slots:
             slot.close()
 
     def __enter__(self) -> Runtime:
@@ -225,65 +264,114 @@ class Runtime:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _scan(self, sources: list[Path], watch_s: float) -> None:
+        folders = [source for source in sources if source.is_dir()]
+        if watch_s and folders:  # before the first look: what comes in between is not missed
+            self._watch = FolderWatch(folders, watch_s, self._found, self._gone)
+        for source in sources:
+            if source not in folders:
+                self._add(Slot(source, self._terms, open_bundle(source)))
+                continue
+            paths = bundles_in(source)
+            if not paths and not watch_s:
+                raise InputError(
+                    f"{source} holds no {SUFFIX} file",
+                    hint="make one with: edge convert MODEL.onnx",
+                )
+            for path in paths:
+                self._add(_slot_at(path, source, self._terms))
+        self._catalog.activate_newest(self._activation.is_wanted)
+        if self._watch is not None:
+            self._watch.start()
+
     def _plan_pipelines(self, specs: Mapping[str, PipelineSpec]) -> dict[str, Pipeline]:
         if not specs:
             return {}
         from edge.host.pipelines import make_pipelines
 
-        manifests = {slot.name: slot.manifest for slot in self._slots}
-        labels = {slot.name: slot.labels for slot in self._slots}
+        slots = [self._catalog.find(name, None) for name in self.names()]
+        manifests = {slot.name: slot.manifest for slot in slots}
+        labels = {slot.name: slot.labels for slot in slots}
         return make_pipelines(specs, manifests, labels, self.model)
 
-    def _find(self, name: str) -> list[Slot]:
-        slots = [slot for slot in self._slots if slot.name == name]
-        if not slots:
-            has = ", ".join(self.names()) or "none"
-            raise NotFoundError(f"there is no model named {name!r}", hint=f"there are: {has}")
-        return slots
-
-    def _slot(self, name: str, version: str | None) -> Slot:
-        slots = self._find(name)
-        found = [slot for slot in slots if version in (None, "", slot.version)]
-        if not found:
-            has = ", ".join(slot.version for slot in slots)
-            raise NotFoundError(f"{name} has no version {version!r}", hint=f"it has: {has}")
-        return found[-1]
-
     def _add(self, slot: Slot) -> None:
-        for other in self._slots:
-            if (other.name, other.version) == (slot.name, slot.version):
+        twin = self._catalog.twin(slot)
+        if twin is not None and twin.digest == slot.digest:  # one bundle, reached by two ways
+            slot.close()
+            return
+        try:
+            self._catalog.add(slot)
+        except InputError:
+            slot.close()
+            raise
+
+    def _start(self, slot: Slot) -> None:
+        """Load an active version, or the next below it that loads."""
+        try:
+            slot.start(may_evict=False)
+        except NoRoomError as error:
+            log.info("%s %s is loaded when it is used: %s", slot.name, slot.version, error)
+        except EdgeError as error:
+            log.error("%s %s: %s", slot.name, slot.version, error)
+            below = self._activation.next_below(slot)
+            if below is not None:
+                self._catalog.activate(below)
+                self._start(below)
+
+    def _found(self, path: Path, folder: Path) -> None:
+        """Take in a bundle that came into a folder or was replaced there."""
+        slot = _slot_at(path, folder, self._terms)
+        before, twin = self._catalog.at(path), self._catalog.twin(slot)
+        if before is not None and before.state == "failed":
+            self._catalog.remove(before)
+            before.close()
+            twin = self._catalog.twin(slot)
+        elif slot.error is not None and before is not None:
+            log.error("%s was replaced, what was in it goes on: %s", path, slot.error)
+            return
+        if twin is not None and (twin.digest == slot.digest or twin is not before):
+            if twin.digest != slot.digest:
+                log.error("%s is left out: %s is %s %s already", path, twin.path, *slot.key)
+            slot.close()
+            return
+        if twin is None:
+            self._catalog.add(slot)
+        active = self._catalog.active(slot.name)
+        is_older = active is not None and version_key(active.version) > version_key(slot.version)
+        if is_older or not self._activation.is_wanted(slot):
+            slot.rest()
+            return
+        try:
+            self._activation.activate(slot, twin)
+        except EdgeError as error:
+            log.error("%s %s does not take over: %s", *slot.key, error)
+            if twin is not None:
                 slot.close()
-                if other.digest == slot.digest:  # one bundle, reached by two ways
-                    return
-                raise InputError(
-                    f"{other.path} and {slot.path} are both {slot.name} version {slot.version}",
-                    hint="remove one, or convert it again with another --version",
-                )
-        self._slots.append(slot)
-        self._slots.sort(key=lambda slot: (slot.name, _version_key(slot.version)))
+
+    def _gone(self, path: Path) -> None:
+        """Take out what was in a bundle that was deleted, after its last request."""
+        slot = self._catalog.at(path)
+        if slot is None:
+            return
+        self._activation.forget(slot)
+        log.info("%s %s is removed: its bundle was deleted", *slot.key)
+        self._catalog.remove(slot)
+        if slot.is_active:
+            self._catalog.activate_newest(self._activation.is_wanted)
+        slot.close()
 
 
-def _scan(sources: tuple[str | os.PathLike[str], ...], terms: Terms) -> Iterator[Slot]:
-    for source in map(Path, sources):
-        if not source.is_dir():
-            yield Slot(source, terms, open_bundle(source))
-            continue
-        paths = sorted(path for path in source.iterdir() if path.suffix == SUFFIX)
-        if not paths:
-            raise InputError(
-                f"{source} holds no {SUFFIX} file", hint="make one with: edge convert MODEL.onnx"
-            )
-        for path in paths:
-            try:
-                yield Slot(path, terms, open_bundle(path))
-            except BundleError as error:
-                log.error("%s is left out: %s", path, error)
-                yield Slot(path, terms, error=error)
-
-
-def _version_key(version: str) -> list[tuple[bool, int, str]]:
-    """Numbers within versions compare as numbers: 1.9 comes before 1.10."""
-    return [
-        (part.isdigit(), int(part) if part.isdigit() else 0, part)
-        for part in re.findall(r"\d+|\D+", version)
-    ]
+def _slot_at(path: Path, folder: Path, terms: Terms) -> Slot:
+    """What a bundle in a folder holds; one that is damaged or out of its place has failed."""
+    try:
+        bundle = open_bundle(path)
+    except BundleError as error:
+        log.error("%s is left out: %s", path, error)
+        return Slot(path, terms, error=error)
+    try:
+        check_place(path, folder, bundle.manifest)
+    except BundleError as error:
+        log.error("%s is left out: %s", path, error)
+        bundle.close()
+        return Slot(path, terms, error=error)
+    return Slot(path, terms, bundle)

@@ -94,7 +94,7 @@ class Scheduler:
             if self.plan.is_on:
                 self._admission.admit(request)
         except InputError as error:
-            self._statistics.failure(_now() - now)
+            self._statistics.failure(_now() - now, error)
             future.set_exception(error)
             return future
         with self._changed:
@@ -160,7 +160,7 @@ class Scheduler:
             batch, late = self._take(1)
             ended: list[Ended] = [(request, error) for request in batch]
             for request in batch:
-                self._statistics.failure(_now() - request.submitted_ns)
+                self._statistics.failure(_now() - request.submitted_ns, error)
         else:
             try:
                 with self._turn():
@@ -231,7 +231,7 @@ class Scheduler:
             if len(batch) > 1:  # one may be to blame, and only that one is to fail
                 log.debug("%s: a batch of %d failed: %s", self._name, len(batch), error)
                 return [end for request in batch for end in self._run(sitting, [request], buffer)]
-            self._statistics.failure(_now() - batch[0].submitted_ns)
+            self._statistics.failure(_now() - batch[0].submitted_ns, error)
             return [(batch[0], error)]
         spent = _now() - start
         if len(batch) > 1:

@@ -13,7 +13,7 @@ import msgspec
 
 from edge.bundle import Bundle, open_bundle
 from edge.core.contracts import Placement, WorkerStatus
-from edge.core.errors import BundleError, EdgeError, UnavailableError
+from edge.core.errors import BundleError, EdgeError, EngineError, UnavailableError
 from edge.host.building import Build, BuildProgress
 from edge.host.choice import Wish
 from edge.host.costs import Cost
@@ -45,6 +45,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     version: str
     state: State
     reason: str = ""
+    is_active: bool = True
     is_withdrawn: bool = False
     path: str = ""
     digest: str = ""
@@ -94,6 +95,7 @@ class Slot:
         self.digest = bundle.digest if bundle else ""
         self.error: EdgeError | None = error
         self.state: State = "failed" if error else "staged"
+        self.is_active = False
         self._terms = terms
         self._settings = terms.settings.get(self.name, ModelSettings())
         self._bundle = bundle
@@ -111,7 +113,8 @@ class Slot:
         """
         while True:
             model = self._model
-            if model is not None and not self._is_withdrawn and not model.is_closed:
+            is_out = self._is_withdrawn or self.state == "failed"
+            if model is not None and not is_out and not model.is_closed:
                 return model
             build = self.start()
             if build is not None:
@@ -129,13 +132,13 @@ class Slot:
         with self._lock:
             if self._is_closed:
                 raise UnavailableError("the runtime is closed")
-            if self._is_withdrawn:
-                raise UnavailableError(f"model {self.name} was unloaded", hint="load it again")
             if self.state == "failed":
                 raise UnavailableError(
                     f"model {self.name} failed to load: {self.error}",
                     hint=self.error.hint if self.error else "",
                 )
+            if self._is_withdrawn:
+                raise UnavailableError(f"model {self.name} was unloaded", hint="load it again")
             model = self._model
             if model is not None and not model.is_closed:
                 return None
@@ -154,7 +157,7 @@ class Slot:
             if self._model is not None:
                 self._model.seat.bar("")
             if self.state == "failed" and self._build is None:
-                self.state, self.error = "staged", None
+                self.state, self.error = "staged" if self._model is None else "ready", None
         seat = self.model().seat
         seat.give(seat.take())
 
@@ -169,6 +172,26 @@ class Slot:
     @property
     def is_pinned(self) -> bool:
         return self._settings.pinned
+    def rest(self) -> None:
+        """Give the memory back once the last request ended; the next one loads it again."""
+        if self.state == "staged":
+            self.state = "idle"
+        model = self._model
+        if model is not None:
+            model.seat.evict("superseded")
+
+    def reject(self, reason: str) -> None:
+        """Give the memory back and answer nothing until ``load``, as it does not do its work."""
+        with self._lock:
+            self.state, self.error = "failed", EngineError(reason)
+            if self._model is not None:
+                self._model.seat.bar(f"model {self.name} {self.version}: {reason}")
+                self._model.seat.evict("rejected")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.name, self.version
+
 
     @property
     def is_building(self) -> bool:
@@ -186,6 +209,7 @@ class Slot:
             is_withdrawn=self._is_withdrawn,
             path=str(self.path),
             digest=self.digest,
+            is_active=self.is_active,
             building=progress,
         )
         if model is None:

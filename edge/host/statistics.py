@@ -8,6 +8,7 @@ from time import time as _now
 
 import msgspec
 
+from edge.core.errors import EdgeError, EngineError
 from edge.host.response_cache import CacheCounts
 
 STAGES = ("queue", "input", "infer", "output")
@@ -58,7 +59,8 @@ class Executions(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Counters since the model was loaded. ``last_ms`` is the wall clock of the last inference.
+    """Counters since the model was loaded first. Of the failures, ``fault_count`` were the engine's
+    or ours, and not the request's. ``last_ms`` is the wall clock of the last inference.
 
     ``batches`` are executions by how many requests they answered, each of which counts with the
     whole time of its batch in ``stages``. ``refused`` counts requests that never ran, by why:
@@ -70,6 +72,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     success_ns: int
     failure_count: int
     failure_ns: int
+    fault_count: int
     last_ms: int
     stages: dict[str, Histogram]
     batches: dict[int, Executions] = {}
@@ -95,7 +98,7 @@ class Statistics:
         self._counts = dict.fromkeys(STAGES, 0)
         self._totals_ns = dict.fromkeys(STAGES, 0)
         self._success_count = self._success_ns = 0
-        self._failure_count = self._failure_ns = 0
+        self._failure_count = self._failure_ns = self._fault_count = 0
         self._last_s = 0.0
         self._batches: dict[int, Executions] = {}
         self._refused = dict.fromkeys(REFUSALS, 0)
@@ -113,10 +116,11 @@ class Statistics:
         if len(self._waiting) >= _BATCH:
             self._count_batch()
 
-    def failure(self, spent_ns: int) -> None:
+    def failure(self, spent_ns: int, error: BaseException) -> None:
         """Count an inference that ended in an error."""
         with self._lock:
             self._failure_count += 1
+            self._fault_count += not isinstance(error, EdgeError) or isinstance(error, EngineError)
             self._failure_ns += spent_ns
 
     def batch(self, requests: int, infer_ns: int) -> None:
@@ -138,6 +142,7 @@ class Statistics:
                 success_ns=self._success_ns,
                 failure_count=self._failure_count,
                 failure_ns=self._failure_ns,
+                fault_count=self._fault_count,
                 last_ms=int(self._last_s * 1000),
                 stages={
                     stage: Histogram(

@@ -12,6 +12,7 @@ from edge.server.failures import failure_response
 from edge.server.handoff import when_done
 from edge.server.http.message import Cancel, HttpError, Request, Respond, Response
 from edge.server.kserve.codec import HEADER_LENGTH, Answer, Call, Codec
+from edge.server.kserve import messages
 
 if TYPE_CHECKING:
     from edge.core.tensor import Array
@@ -100,6 +101,7 @@ class Inference:
         self._runtime = runtime
         self._served: dict[tuple[str, str], Served] = {}
         self._threads = ThreadPoolExecutor(_LOADERS, thread_name_prefix="edge-load")
+        self._generation = runtime.generation
         self._loading: dict[tuple[str, str], Future[Model]] = {}
 
     def find(self, name: str, version: str) -> Served:
@@ -111,6 +113,9 @@ class Inference:
             UnavailableError: It was unloaded, is being built, or will never be ready.
         """
         served = self._served.get((name, version))
+        if self._runtime.generation != self._generation:
+            self._generation = self._runtime.generation
+            self._served.clear()
         if served is not None and served.is_current:
             return served
         status = self._runtime.status_of(name, version)

@@ -43,6 +43,9 @@ class Engine:
         self.entered = threading.Semaphore(0)
         self.is_closed = False
 
+    def await_ready(self) -> None:
+        pass
+
     def close(self) -> None:
         self.is_closed = True
 

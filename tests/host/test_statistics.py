@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.core.errors import EngineError
 from edge.host.statistics import STAGES, Statistics
 
 MS = 1_000_000
@@ -24,7 +25,7 @@ def test_success_counts_queue_and_infer() -> None:
 
 def test_failure_is_no_success() -> None:
     statistics = Statistics()
-    statistics.failure(5)
+    statistics.failure(5, EngineError("broken"))
     snapshot = statistics.snapshot()
     assert (snapshot.success_count, snapshot.failure_count, snapshot.failure_ns) == (0, 1, 5)
     assert snapshot.last_ms == 0
@@ -87,7 +88,7 @@ def test_no_count_is_lost_between_threads() -> None:
     def record() -> None:
         for _ in range(2000):
             statistics.success(7)
-            statistics.failure(1)
+            statistics.failure(1, EngineError("broken"))
 
     threads = [threading.Thread(target=record) for _ in range(4)]
     for thread in threads:

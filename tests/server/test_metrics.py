@@ -5,6 +5,7 @@ import re
 import msgspec
 
 from edge.core.contracts import Placement
+from edge.core.errors import EngineError
 from edge.host import ModelStatus, Statistics
 from edge.host.response_cache import CacheCounts
 from edge.server import metrics
@@ -24,7 +25,7 @@ def loaded() -> ModelStatus:
     statistics.success(2_000_000)
     statistics.batch(2, 2_000_000)
     statistics.refused("full")
-    statistics.failure(5)
+    statistics.failure(5, EngineError("broken"))
     return ModelStatus(
         "digits",
         "1",

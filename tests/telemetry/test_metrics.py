@@ -9,6 +9,7 @@ import pytest
 
 import edge
 from edge.core.contracts import Placement
+from edge.core.errors import EngineError
 from edge.host import BuildProgress, ModelStatus, Statistics
 from edge.telemetry.metrics import ModelMeter, Transitions, device_info, model_metrics
 
@@ -46,7 +47,7 @@ def test_rates_and_percentiles_are_of_the_window() -> None:
     meter.measure([_status(statistics)], 10 * SECOND_NS)
     for number in range(100):
         statistics.success(1_000_000 if number < 98 else 20_000_000, queue_ns=3_000_000)
-    statistics.failure(1_000)
+    statistics.failure(1_000, EngineError("broken"))
     metrics = meter.measure([_status(statistics)], 15 * SECOND_NS)
     row = metrics["models"][0]
     assert metrics["window_s"] == 5.0

@@ -17,7 +17,7 @@ import pytest
 
 from edge.bundle import pack
 from edge.core.contracts import Placement
-from edge.core.errors import SettingsError
+from edge.core.errors import EngineError, SettingsError
 from edge.core.manifest import Manifest, Variant
 from edge.core.tensor import TensorSpec
 from edge.host import BuildProgress, Limits, ModelStatus, Runtime, Statistics, Strain
@@ -115,7 +115,7 @@ def test_telemetry_comes_in_its_envelope(
     listener.until(_at("tele/model"), "a first window")
     for _ in range(10):
         models.statistics.success(1_000_000)
-    models.statistics.failure(1_000)
+    models.statistics.failure(1_000, EngineError("broken"))
     arrival = listener.until(
         lambda a: a.path == "tele/model" and a.metrics["models"][0].get("latency_ms"), "latencies"
     )

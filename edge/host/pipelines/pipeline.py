@@ -175,8 +175,8 @@ class Pipeline:
             picture, feeds = self._read(inputs)
             found = Run(self.graph, self._works, picture, feeds, terms).run()
             answered = answer(self.graph, found)
-        except BaseException:
-            self.statistics.failure(_now() - asked_ns)
+        except BaseException as error:
+            self.statistics.failure(_now() - asked_ns, error)
             raise
         self.statistics.success(_now() - start, waited_ns)
         return answered

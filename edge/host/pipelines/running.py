@@ -92,7 +92,7 @@ class Run:
             yield
         except BaseException as error:
             spent_ns = _now() - self._open[name].started_ns if name in self._open else 0
-            self._works[name].statistics.failure(spent_ns)
+            self._works[name].statistics.failure(spent_ns, error)
             if not isinstance(error, EdgeError):
                 raise
             text = f"pipeline {self._graph.name}, step {name}: {error}"

@@ -1,0 +1,226 @@
+"""Brings versions into service once they are proven, and takes them out where they fail."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edge.core.cache import default_state
+from edge.core.durable import replacing
+from edge.core.errors import EdgeError, UnavailableError
+from edge.host.catalog import version_key
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge.host.catalog import Catalog
+    from edge.host.slot import Slot
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.5
+
+
+class Probation(msgspec.Struct, frozen=True):
+    """For ``seconds`` after it took over, a version is taken back if more than ``max_faults`` of
+    its requests, and at least ``min_faults``, fail in the engine. Clients' mistakes do not count.
+    """
+
+    seconds: float = 300.0
+    max_faults: float = 0.05
+    min_faults: int = 5
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """A version that is not to serve by itself again; ``digest`` is its bundle's."""
+
+    digest: str
+    name: str
+    version: str
+    reason: str
+
+
+# Made at import, by one thread: msgspec crashes where two learn a type at once.
+_decode = msgspec.json.Decoder(list[Rejection]).decode
+
+
+class Rejections:
+    """Remembered on this machine's disk, so that a restart does not try them again."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path or default_state() / "rejections.json"
+        self._lock = threading.Lock()
+
+    def reason(self, digest: str) -> str:
+        """Why a bundle was rejected; empty if it was not."""
+        return next((known.reason for known in self._read() if known.digest == digest), "")
+
+    def add(self, rejection: Rejection) -> None:
+        self._write(rejection.digest, [rejection])
+
+    def forgive(self, digest: str) -> None:
+        if self.reason(digest):
+            self._write(digest, [])
+
+    def _read(self) -> list[Rejection]:
+        try:
+            return _decode(self._path.read_bytes())
+        except FileNotFoundError:
+            return []
+        except (OSError, msgspec.DecodeError) as error:
+            log.warning("which versions were rejected can not be read: %s: %s", self._path, error)
+            return []
+
+    def _write(self, digest: str, more: list[Rejection]) -> None:
+        with self._lock:
+            kept = [known for known in self._read() if known.digest != digest]
+            try:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with replacing(self._path) as stream:
+                    stream.write(msgspec.json.encode([*kept, *more]))
+            except OSError as error:
+                log.warning("a restart will not know of rejections: %s: %s", self._path, error)
+
+
+class _Watched:
+    """A version on probation, and the one that comes back if it fails."""
+
+    def __init__(self, slot: Slot, former: Slot, seconds: float) -> None:
+        self.slot = slot
+        self.former = former
+        self.until_s = time.monotonic() + seconds
+
+
+class Activation:
+    """Switches between versions of the models in a catalog, between two requests."""
+
+    def __init__(
+        self, catalog: Catalog, probation: Probation, rejections: Rejections | None = None
+    ) -> None:
+        self.rejections = rejections or Rejections()
+        self._catalog = catalog
+        self._probation = probation
+        self._on_probation: dict[str, _Watched] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def is_wanted(self, slot: Slot) -> bool:
+        """Whether a version may serve without being asked to."""
+        return slot.state != "failed" and not self.rejections.reason(slot.digest)
+
+    def activate(self, slot: Slot, instead_of: Slot | None = None) -> None:
+        """Load a version beside the one that serves, prove it, then let it serve.
+
+        The former one is kept, in memory while it is on probation.
+
+        Args:
+            instead_of: One of the same name and version, whose place it takes in the catalog.
+        Raises:
+            EdgeError: It does not load or does not answer as it should: nothing has changed.
+        """
+        slot.load()
+        with self._lock:
+            if self._closing.is_set():
+                raise UnavailableError("the runtime is closed")
+            former = self._catalog.activate(slot, instead_of)
+            if former is None or former is slot:
+                return
+            log.info("%s %s serves, after %s", slot.name, slot.version, former.version)
+            if self._probation.seconds and former.state == "ready":
+                watched = _Watched(slot, former, self._probation.seconds)
+                self._on_probation[slot.name] = watched
+                self._watch()
+            else:
+                former.rest()
+
+    def roll_back(self, name: str, reason: str) -> Slot:
+        """Let the version serve again that did so before, or the one next below.
+
+        Raises:
+            UnavailableError: There is none that could.
+            EdgeError: It does not load: nothing has changed.
+        """
+        failed = self._catalog.find(name, None)
+        watched = self._on_probation.get(name)
+        former = watched.former if watched is not None and watched.slot is failed else None
+        former = former or self.next_below(failed)
+        if former is None:
+            raise UnavailableError(
+                f"{name} {failed.version} has no version to go back to",
+                hint="put the bundle of an earlier version into the served folder",
+            )
+        former.load()
+        with self._lock:
+            self._on_probation.pop(name, None)
+            twin = failed if failed.key == former.key else None
+            self._catalog.activate(former, twin)
+        self.rejections.add(Rejection(failed.digest, name, failed.version, reason))
+        log.error("%s %s: back to %s: %s", name, failed.version, former.version, reason)
+        failed.reject(reason)
+        return former
+
+    def forget(self, slot: Slot) -> None:
+        """Watch a version no more that is removed."""
+        with self._lock:
+            watched = self._on_probation.get(slot.name)
+            if watched is not None and slot in (watched.slot, watched.former):
+                del self._on_probation[slot.name]
+
+    def look(self) -> None:
+        """Judge those that are on probation, once."""
+        for name, watched in list(self._on_probation.items()):
+            reason = self._fault(watched.slot)
+            if reason:
+                try:
+                    self.roll_back(name, reason)
+                except EdgeError as error:
+                    log.error("%s stays at %s: %s", name, watched.slot.version, error)
+                    self.forget(watched.slot)
+            elif time.monotonic() > watched.until_s:
+                self.forget(watched.slot)
+                watched.former.rest()
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def next_below(self, slot: Slot) -> Slot | None:
+        """The newest version that is older, and may serve."""
+        versions = self._catalog.of(slot.name)
+        key = version_key(slot.version)
+        below = [one for one in versions if version_key(one.version) < key and self.is_wanted(one)]
+        return below[-1] if below else None
+
+    def _fault(self, slot: Slot) -> str:
+        """What is wrong with a version in service; empty while it does well."""
+        if slot.state == "failed":
+            return str(slot.error)
+        statistics = slot.status().statistics
+        if statistics is None:
+            return ""
+        faults = statistics.fault_count
+        total = faults + statistics.success_count
+        rule = self._probation
+        if faults < rule.min_faults or faults <= rule.max_faults * total:
+            return ""
+        return f"{faults} of {total} requests failed after it took over"
+
+    def _watch(self) -> None:
+        """Called with the lock held."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="edge-probation", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closing.wait(_LOOK_S):
+            self.look()
+            with self._lock:
+                if not self._on_probation:
+                    self._thread = None
+                    return
