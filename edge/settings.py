@@ -27,7 +27,9 @@ class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``concurrency`` batches of all models run at the same time (0: any number), in fair turns.
     Loaded models hold at most ``memory`` (as "2GiB"; empty: this machine's less the system's
     share, "0": any number); what was not used for ``idle_s`` is unloaded (0: never). ``control``
-    lets clients load and unload models.
+    lets clients load and unload models. Folders are looked at every ``watch_s`` (0: only at the
+    start); a version that takes over is taken back if within ``probation_s`` (0: never) more than
+    the share ``max_faults`` of its requests fail in the engine.
     """
 
     models: tuple[str, ...] = ()
@@ -38,6 +40,9 @@ class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory: str = ""
     idle_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     control: bool = False
+    watch_s: Annotated[float, msgspec.Meta(ge=0)] = 2.0
+    probation_s: Annotated[float, msgspec.Meta(ge=0)] = 300.0
+    max_faults: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     max_body_bytes: Annotated[int, Positive] = 256 * 1024 * 1024
 
@@ -67,6 +72,11 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``pinned`` stays loaded, whoever else needs memory. In ``isolation`` it has a process for
     itself, which a crash takes along and nothing else; one that takes longer than ``timeout_s``
     for a run is ended (0: never), and started again.
+
+    With ``cache = "perceptual"`` a frame gets the answer of one that was inferred if no block of 8
+    by 8 pixels differs by more than ``cache_difference`` on average, as a share of what lies
+    between the dark and the bright of the picture: but only ``cache_frames`` times in all, and
+    only for ``cache_age_s``.
     """
 
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
@@ -74,6 +84,10 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue: Annotated[int, Positive] = 256
     instances: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    cache: Literal["exact", "perceptual"] = "exact"
+    cache_difference: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.02
+    cache_frames: Annotated[int, Positive] = 30
+    cache_age_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 1.0
     share: Annotated[float, Positive] = 1.0
     pinned: bool = False
     isolation: Literal["inproc", "process"] = "inproc"
@@ -82,6 +96,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.timeout_s and self.isolation == "inproc":
             raise ValueError('timeout_s needs isolation = "process": no other run can be ended')
+        if self.cache == "perceptual" and not self.cache_bytes:
+            raise ValueError('cache = "perceptual" needs cache_bytes, with room for some frames')
 
 
 class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

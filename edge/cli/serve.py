@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from edge.host import Runtime
+    from edge.host import Probation, Runtime
     from edge.server.http.listener import address_of, bind
 
     settings = _settings(args)
@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
             concurrency=settings.serve.concurrency,
             memory=settings.serve.memory or None,
             idle_s=settings.serve.idle_s,
+            watch_s=settings.serve.watch_s,
+            probation=Probation(settings.serve.probation_s, settings.serve.max_faults),
             power=settings.power,
             pipelines=settings.pipelines,
         ) as runtime:

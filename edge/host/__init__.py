@@ -1,5 +1,6 @@
 """The on-device runtime: picks a variant for this machine, loads it, runs it, and counts."""
 
+from edge.host.activation import Probation as Probation
 from edge.host.ahead import Outcome as Outcome
 from edge.host.ahead import build_ahead as build_ahead
 from edge.host.building import BuildProgress as BuildProgress

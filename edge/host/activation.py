@@ -128,15 +128,16 @@ class Activation:
             if self._closing.is_set():
                 raise UnavailableError("the runtime is closed")
             former = self._catalog.activate(slot, instead_of)
-            if former is None or former is slot:
-                return
-            log.info("%s %s serves, after %s", slot.name, slot.version, former.version)
-            if self._probation.seconds and former.state == "ready":
+            earlier = self._on_probation.pop(slot.name, None)
+            is_proven = former is not None and former is not slot and former.state == "ready"
+            if former is not None and is_proven and self._probation.seconds:
                 watched = _Watched(slot, former, self._probation.seconds)
                 self._on_probation[slot.name] = watched
                 self._watch()
-            else:
-                former.rest()
+        log.info("%s %s serves", *slot.key)
+        for other in {former, instead_of, earlier.former if earlier else None}:
+            if other is not None and other is not slot:
+                self._retire(other)
 
     def roll_back(self, name: str, reason: str) -> Slot:
         """Let the version serve again that did so before, or the one next below.
@@ -162,14 +163,17 @@ class Activation:
         self.rejections.add(Rejection(failed.digest, name, failed.version, reason))
         log.error("%s %s: back to %s: %s", name, failed.version, former.version, reason)
         failed.reject(reason)
+        self._retire(failed)
         return former
 
     def forget(self, slot: Slot) -> None:
-        """Watch a version no more that is removed."""
+        """Watch a version no more, and let go of the one that would have come back for it."""
         with self._lock:
             watched = self._on_probation.get(slot.name)
-            if watched is not None and slot in (watched.slot, watched.former):
-                del self._on_probation[slot.name]
+            if watched is None or slot not in (watched.slot, watched.former):
+                return
+            del self._on_probation[slot.name]
+        self._retire(watched.former)
 
     def look(self) -> None:
         """Judge those that are on probation, once."""
@@ -183,12 +187,22 @@ class Activation:
                     self.forget(watched.slot)
             elif time.monotonic() > watched.until_s:
                 self.forget(watched.slot)
-                watched.former.rest()
 
     def close(self) -> None:
         self._closing.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+        for watched in list(self._on_probation.values()):
+            self.forget(watched.slot)
+
+    def _retire(self, slot: Slot) -> None:
+        """Let go of a version that does not serve, unless it may have to come back soon."""
+        if any(slot is watched.former for watched in self._on_probation.values()):
+            return
+        if slot in self._catalog.slots:
+            slot.rest()
+        else:
+            slot.close()
 
     def next_below(self, slot: Slot) -> Slot | None:
         """The newest version that is older, and may serve."""

@@ -14,7 +14,7 @@ from edge.core.errors import InputError, UnsupportedError
 from edge.core.spec import OutputSpec
 from edge.host import goldens
 from edge.host.batching import plan_batches
-from edge.host.response_cache import Remembered, ResponseCache
+from edge.host.response_cache import Remembered, cache_for
 from edge.host.scheduler import Scheduler
 from edge.host.seat import Seat
 from edge.host.statistics import Statistics
@@ -68,8 +68,7 @@ class Model:
         self._run = self.seat.run
         self._is_closed = False
         self._lock = threading.Lock()
-        size = self._settings.cache_bytes
-        self._cache = ResponseCache(size) if size else None
+        self._cache = cache_for(self._settings)
         self._fair = fair
         self._turns = turns = fair.turns(self._settings.share) if fair else None
         self._scheduler = Scheduler(
@@ -148,7 +147,8 @@ class Model:
             feeds: Input name -> array; ``inputs`` says which.
             at_once: Do not wait for a turn.
         Returns:
-            Output name -> array, owned by the caller.
+            Output name -> array, owned by the caller; a ``Recalled`` if the response cache
+            knew them.
         Raises:
             InputError: A name, dtype or fixed dimension differs from ``inputs``.
             UnavailableError: The model is closed.

@@ -321,6 +321,10 @@ class Runtime:
     def _found(self, path: Path, folder: Path) -> None:
         """Take in a bundle that came into a folder or was replaced there."""
         slot = _slot_at(path, folder, self._terms)
+        if slot.name in self._pipelines:
+            log.error("%s is left out: there is a pipeline named %s", path, slot.name)
+            slot.close()
+            return
         before, twin = self._catalog.at(path), self._catalog.twin(slot)
         if before is not None and before.state == "failed":
             self._catalog.remove(before)

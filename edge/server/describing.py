@@ -48,8 +48,8 @@ def _cache(snapshot: Snapshot) -> dict[str, messages.Duration]:
     counts = snapshot.cache
     if counts is None:
         return {}
-    hits, misses = messages.Duration(counts.hits), messages.Duration(counts.misses)
-    return {"cache_hit": hits, "cache_miss": misses}
+    hits = messages.Duration(counts.hits + counts.perceptual)
+    return {"cache_hit": hits, "cache_miss": messages.Duration(counts.misses)}
 
 
 def model_statistics(name: str, version: str, snapshot: Snapshot) -> messages.ModelStatistics:

@@ -8,11 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from edge.core.errors import UnavailableError
+from edge.host.response_cache import Recalled
 from edge.server.failures import failure_response
 from edge.server.handoff import when_done
 from edge.server.http.message import Cancel, HttpError, Request, Respond, Response
-from edge.server.kserve.codec import HEADER_LENGTH, Answer, Call, Codec
 from edge.server.kserve import messages
+from edge.server.kserve.codec import HEADER_LENGTH, Answer, Call, Codec
 
 if TYPE_CHECKING:
     from edge.core.tensor import Array
@@ -100,8 +101,8 @@ class Inference:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._served: dict[tuple[str, str], Served] = {}
-        self._threads = ThreadPoolExecutor(_LOADERS, thread_name_prefix="edge-load")
         self._generation = runtime.generation
+        self._threads = ThreadPoolExecutor(_LOADERS, thread_name_prefix="edge-load")
         self._loading: dict[tuple[str, str], Future[Model]] = {}
 
     def find(self, name: str, version: str) -> Served:
@@ -112,10 +113,10 @@ class Inference:
             NotLoadedError: It has to be loaded first.
             UnavailableError: It was unloaded, is being built, or will never be ready.
         """
-        served = self._served.get((name, version))
         if self._runtime.generation != self._generation:
             self._generation = self._runtime.generation
             self._served.clear()
+        served = self._served.get((name, version))
         if served is not None and served.is_current:
             return served
         status = self._runtime.status_of(name, version)
@@ -181,9 +182,17 @@ def not_ready(status: ModelStatus) -> str:
 
 def _answer(served: Served, call: Call, outputs: dict[str, Any], input_ns: int) -> Response:
     start = _now()
-    response = inference_response(served.codec.encode(call, outputs))
+    response = inference_response(served.codec.encode(call, outputs, _mark(outputs)))
     served.model.statistics.transfer(input_ns, _now() - start)
     return response
+
+
+def _mark(outputs: dict[str, Any]) -> messages.CacheMark | None:
+    if not isinstance(outputs, Recalled):
+        return None
+    if outputs.is_perceptual:
+        return messages.CacheMark("perceptual", round(outputs.difference, 6))
+    return messages.CacheMark("exact")
 
 
 def inference_response(answer: Answer) -> Response:

@@ -110,11 +110,11 @@ def _cache_families(
     yield family(
         "edge_model_cache_requests_total",
         "counter",
-        "Requests that the response cache knew the answer of (hit), or did not (miss).",
+        "Requests whose answer was known (hit), known of a frame like it (perceptual), or not.",
         [
             ("", {**_name(model), "result": result}, count)
             for model, cache in caches
-            for result, count in (("hit", cache.hits), ("miss", cache.misses))
+            for result, count in _results(cache).items()
         ],
     )
     yield family(
@@ -123,6 +123,10 @@ def _cache_families(
         "Answers that are remembered.",
         [("", _name(model), cache.bytes) for model, cache in caches],
     )
+
+
+def _results(cache: CacheCounts) -> dict[str, int]:
+    return {"hit": cache.hits, "perceptual": cache.perceptual, "miss": cache.misses}
 
 
 def stages(of: Labels, statistics: Snapshot) -> Iterator[Sample]:

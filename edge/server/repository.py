@@ -56,7 +56,7 @@ class Repository:
         )
 
     def control(self, request: Request, respond: Respond, name: str, verb: str) -> Cancel:
-        """Load or unload a model, then answer with nothing.
+        """Load or unload a model, or activate the version that is named; answers with nothing.
 
         Raises:
             HttpError: Clients may not, or there is no such verb.
@@ -69,13 +69,16 @@ class Repository:
                 403, "models are not loaded by request (allow it with control = true in [serve])"
             )
         given = _decoded(request, messages.ControlRequest).parameters
-        if other := sorted(given.keys() - {"unload_dependents"}):
+        version = str(given.get("version", ""))
+        if other := sorted(given.keys() - {"unload_dependents", "version"}):
             raise UnsupportedError(
                 f"{', '.join(other)}: a model is what its bundle says",
                 hint="put another bundle into the served folder",
             )
-        act = self._runtime.load if verb == "load" else self._runtime.unload
-        future = self._on_thread(partial(act, name))
+        act: Callable[..., object] = self._runtime.unload
+        if verb == "load":
+            act = self._runtime.activate if version else self._runtime.load
+        future = self._on_thread(partial(act, name, version) if version else partial(act, name))
 
         def finish(done: Future[Any]) -> None:
             if done.cancelled():

@@ -56,7 +56,7 @@ class Transitions:
 
 
 def _served(status: ModelStatus) -> tuple[str, ...]:
-    return status.state, status.variant, status.engine, status.choice
+    return status.state, status.variant, status.engine, status.choice, str(status.is_active)
 
 
 class ModelMeter:
@@ -108,7 +108,7 @@ class ModelMeter:
 
 
 def model_metrics(statuses: Sequence[ModelStatus]) -> dict[str, Metrics]:
-    """Name -> state of a model: of its newest version, the others beside it in short."""
+    """Name -> state of a model: of its active version, the others beside it in short."""
     by_name: dict[str, list[ModelStatus]] = {}
     for status in statuses:
         by_name.setdefault(status.name, []).append(status)
@@ -172,31 +172,33 @@ def _rounded(milliseconds: float) -> float:
 
 
 def _model(versions: Sequence[ModelStatus]) -> Metrics:
-    newest = versions[-1]
-    placement = newest.placement
+    active = [status for status in versions if status.is_active]
+    serving = (active or versions)[-1]
+    placement = serving.placement
     metrics: Metrics = {
-        "name": newest.name,
-        "version": newest.version,
-        "digest": newest.digest,
-        "state": newest.state,
-        "variant": newest.variant,
-        "engine": newest.engine,
-        "precision": newest.precision,
+        "name": serving.name,
+        "version": serving.version,
+        "digest": serving.digest,
+        "state": serving.state,
+        "variant": serving.variant,
+        "engine": serving.engine,
+        "precision": serving.precision,
         "placement": placement.actual if placement else "",
         "shares": placement.shares if placement else {},
-        "is_fallback": newest.is_fallback,
-        "why": _why(newest),
+        "is_fallback": serving.is_fallback,
+        "why": _why(serving),
     }
-    if newest.building:
-        building = newest.building
+    if serving.building:
+        building = serving.building
         percent = round(building.share * 100)
         metrics["building"] = {
             "variant": building.variant,
             "phase": building.phase,
             "percent": percent,
         }
-    if versions[:-1]:
-        metrics["other_versions"] = {status.version: status.state for status in versions[:-1]}
+    others = {status.version: status.state for status in versions if status is not serving}
+    if others:
+        metrics["other_versions"] = others
     return metrics
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge.core.errors import InputError
 from edge.host import Runtime
-from edge.host.response_cache import COMPARED_BYTES, ResponseCache
+from edge.host.response_cache import COMPARED_BYTES, Recalled, ResponseCache
 from edge.settings import ModelSettings
 
 X = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
@@ -244,3 +244,10 @@ def test_errors_are_raised_each_time(counted):
 def test_a_model_without_the_setting_has_no_cache(make_bundle):
     with Runtime(make_bundle()) as runtime:
         assert runtime.model("product").snapshot().cache is None
+
+
+def test_what_is_remembered_says_so_and_what_is_inferred_does_not(counted):
+    assert not isinstance(counted.infer(ONES), Recalled)
+    for again in (counted.infer(ONES), counted.submit(ONES).result()):
+        assert isinstance(again, Recalled)
+        assert (again.is_perceptual, again.difference) == (False, 0.0)

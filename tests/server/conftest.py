@@ -236,24 +236,24 @@ def bundle(
 
 
 @pytest.fixture
-def pack_null() -> Callable[[Path, str], Path]:
+def pack_null() -> Callable[..., Path]:
     """Pack a model that answers zeros, by its name."""
 
-    def make(folder: Path, name: str) -> Path:
+    def make(folder: Path, name: str, version: str = "1") -> Path:
         specs = [(TensorSpec(tensor, "float32", ("batch", 2)),) for tensor in "xy"]
         parts = folder / "parts"
         variant = Variant("null", "null", "fp32", (), *specs)
         manifest = Manifest(
             schema=1,
             name=name,
-            version="1",
+            version=version,
             task="tensors",
             profile="host",
             source_sha256="0" * 64,
             variants=(variant,),
         )
         parts.mkdir(exist_ok=True)
-        return pack(manifest, parts, folder / f"{name}.edge")
+        return pack(manifest, parts, folder / f"{name}-{version}.edge")
 
     return make
 

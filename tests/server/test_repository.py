@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,41 @@ def test_what_can_not_be_done_to_a_model_is_said(
         (answer,) = asked(("POST", f"/v2/repository/models/{path}", body))
         assert answer.status == status
         asked.application.close()
+
+
+def test_a_version_that_is_named_is_activated(tmp_path: Path, pack_null: Any) -> None:
+    for version in ("1", "2"):
+        pack_null(tmp_path, "a", version)
+    with Runtime(tmp_path) as runtime:
+        asked = Asked(runtime)
+        runtime.load_all()
+        body = {"parameters": {"version": "1"}}
+        loaded, answer, missing = (
+            asked(request)[0]
+            for request in (
+                ("POST", "/v2/repository/models/a/load", body),
+                ("POST", "/v2/models/a/infer", CALL),
+                ("POST", "/v2/repository/models/a/load", {"parameters": {"version": "7"}}),
+            )
+        )
+        assert (loaded.status, missing.status) == (200, 404)
+        assert json.loads(answer.parts[0])["model_version"] == "1"
+        asked.application.close()
+
+
+def test_a_server_takes_in_what_comes_into_its_folder(
+    folder: Path, start: Any, tmp_path_factory: Any, pack_null: Any
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "edge.toml").write_text("[serve]\nwatch_s = 0.02\n")
+    live = start(folder, cwd=elsewhere)
+    live.wait_until_ready()
+    assert live.infer("a", CALL).json["model_version"] == "1"
+    os.replace(pack_null(elsewhere, "a", "2"), folder / "a-2.edge")
+    deadline = time.monotonic() + 20
+    while live.infer("a", CALL).json["model_version"] != "2":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_tritons_client_unloads_and_loads(folder: Path, start: Any, tmp_path: Path) -> None:

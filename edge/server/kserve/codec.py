@@ -93,7 +93,9 @@ class Codec:
             return Call(request.id, feeds, outputs)
         return Call(request.id, feeds, outputs, when.priority, when.timeout)
 
-    def encode(self, call: Call, outputs: Mapping[str, Array]) -> Answer:
+    def encode(
+        self, call: Call, outputs: Mapping[str, Array], mark: messages.CacheMark | None = None
+    ) -> Answer:
         """Write an answer with the outputs that were asked for, in that order.
 
         Raises:
@@ -112,7 +114,8 @@ class Codec:
             else:
                 data = json_from_tensor(name, array)
                 tensors.append(messages.OutputTensor(name, datatype, array.shape, None, data))
-        parts[0] = _encode(messages.InferResponse(self._name, self._version, tensors, call.id))
+        name, version = self._name, self._version
+        parts[0] = _encode(messages.InferResponse(name, version, tensors, call.id, mark))
         return Answer(parts, len(parts[0]) if len(parts) > 1 else None)
 
     def _feeds(self, request: messages.InferRequest, raw: Array | None) -> dict[str, Array]:

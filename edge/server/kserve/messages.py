@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -63,11 +63,22 @@ class OutputTensor(msgspec.Struct, frozen=True, omit_defaults=True):
     data: list[Any] | msgspec.UnsetType = msgspec.UNSET
 
 
+class CacheMark(msgspec.Struct, frozen=True, omit_defaults=True):
+    """That an answer was remembered: ``exact`` for the same inputs, else ``perceptual``.
+
+    ``difference`` is that from the frame that was inferred, as a share of its contrast.
+    """
+
+    edge_cache: Literal["exact", "perceptual"]
+    difference: float | None = None
+
+
 class InferResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     model_name: str
     model_version: str
     outputs: list[OutputTensor]
     id: str = ""
+    parameters: CacheMark | None = None
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):

@@ -1,0 +1,358 @@
+"""Versions that come, take over once they are proven, and are taken back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edge
+from edge.core.errors import EngineError, InputError, NotFoundError, UnavailableError
+from edge.core.manifest import Variant
+from edge.host import Probation
+from edge.host.activation import Rejection, Rejections
+from edge.host.folders import FolderWatch, bundles_in
+
+MakeBundle = Callable[..., Path]
+MakeVariant = Callable[..., Variant]
+ONES = np.ones((2, 3), np.float32)
+ZEROS = np.zeros((1, 4), np.float32)
+LOOK_S = 0.01
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
+
+
+def active(runtime: edge.Runtime, name: str = "product") -> str:
+    return next(s.version for s in runtime.status() if s.name == name and s.is_active)
+
+
+def state(runtime: edge.Runtime, version: str) -> str:
+    return runtime.status_of("product", version).state
+
+
+@pytest.fixture(autouse=True)
+def _state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What one test rejects, another may serve."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def bundles(make_bundle: MakeBundle, tmp_path: Path) -> Callable[..., Path]:
+    """Pack a version and put it into a served folder at once, as a deployer does."""
+    served = tmp_path / "served"
+    served.mkdir()
+
+    def put(version: str, place: str = "", *variants: Variant, **fields: Any) -> Path:
+        made = make_bundle(*variants, version=version, file=f"{version}.packed", **fields)
+        target = served / (place or f"product-{version}.edge")
+        target.parent.mkdir(exist_ok=True)
+        os.replace(made, target)
+        return target
+
+    return put
+
+
+def test_a_version_that_comes_takes_over_and_the_former_one_is_kept(
+    bundles: Callable[..., Path],
+) -> None:
+    folder = bundles("1", expected=ZEROS).parent
+    with edge.Runtime(folder, watch_s=LOOK_S, probation=Probation(seconds=0)) as runtime:
+        runtime.load_all()
+        former = runtime.model("product")
+        bundles("2", expected=ZEROS)
+        wait_until(lambda: active(runtime) == "2", "version 2 to take over")
+        assert runtime.model("product").version == "2"
+        assert runtime.versions("product") == ["1", "2"]
+        wait_until(lambda: state(runtime, "1") == "idle", "version 1 to rest")
+        assert former.infer({"x": ONES})  # who held on to it is not let down
+        assert runtime.infer("product", {"x": ONES}, "1")
+
+
+def test_no_request_is_lost_while_versions_take_over(bundles: Callable[..., Path]) -> None:
+    folder = bundles("0", expected=ZEROS).parent
+    with edge.Runtime(folder, watch_s=LOOK_S) as runtime, ThreadPoolExecutor(4) as pool:
+        runtime.load_all()
+        is_over = threading.Event()
+
+        def ask() -> int:
+            count = 0
+            while not is_over.is_set():
+                model = runtime.model("product")
+                answer = model.infer({"x": ONES}) if count % 2 else model.submit({"x": ONES})
+                assert (answer if isinstance(answer, dict) else answer.result(20))["y"].size
+                count += 1
+            return count
+
+        asking = [pool.submit(ask) for _ in range(4)]
+        for version in "12345":
+            bundles(version, expected=ZEROS)
+            wait_until(lambda version=version: active(runtime) == version, version)
+        is_over.set()
+        assert all(future.result(20) for future in asking)
+
+
+def test_a_version_that_fails_its_goldens_never_serves(bundles: Callable[..., Path]) -> None:
+    folder = bundles("1", expected=ZEROS).parent
+    with edge.Runtime(folder, watch_s=LOOK_S) as runtime:
+        runtime.load_all()
+        bundles("2", expected=ZEROS + 1)
+        wait_until(lambda: "2" in runtime.versions("product"), "version 2 to be found")
+        wait_until(lambda: state(runtime, "2") == "failed", "version 2 to fail")
+        assert "does not answer as the source model did" in runtime.status_of("product", "2").reason
+        assert (active(runtime), runtime.model("product").version) == ("1", "1")
+        assert runtime.is_ready
+
+
+def test_an_older_version_that_comes_waits_to_be_asked_for(bundles: Callable[..., Path]) -> None:
+    folder = bundles("2").parent
+    with edge.Runtime(folder, watch_s=LOOK_S) as runtime:
+        runtime.load_all()
+        bundles("1")
+        wait_until(lambda: runtime.versions("product") == ["1", "2"], "version 1 to be found")
+        assert active(runtime) == "2"
+        runtime.activate("product", "1")
+        assert active(runtime) == "1"
+        assert runtime.model("product").version == "1"
+
+
+def test_a_bundle_that_is_replaced_in_its_place_takes_over(bundles: Callable[..., Path]) -> None:
+    path = bundles("1", "product.edge")
+    with edge.Runtime(path.parent, watch_s=LOOK_S) as runtime:
+        runtime.load_all()
+        before = runtime.model("product")
+        bundles("1", "product.edge", labels="labels.txt", texts={"labels.txt": "x"})
+        wait_until(lambda: runtime.status_of("product").digest != before.digest, "the other digest")
+        assert runtime.infer("product", {"x": ONES})
+        assert runtime.versions("product") == ["1"]
+        bundles("2", "product.edge")
+        wait_until(lambda: active(runtime) == "2", "version 2 to take over")
+
+
+def test_a_damaged_bundle_changes_nothing_and_is_taken_once_it_is_whole(
+    bundles: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = bundles("1", "product.edge")
+    with edge.Runtime(path.parent, watch_s=LOOK_S) as runtime:
+        runtime.load_all()
+        whole = tmp_path / "whole"
+        shutil.copy(bundles("2", "two.edge"), whole)
+        wait_until(lambda: active(runtime) == "2", "version 2 to take over")
+        data = whole.read_bytes()
+        (path.parent / "three.edge").write_bytes(data[: len(data) // 2])
+        wait_until(lambda: "three" in runtime.names(), "the damaged one to be listed")
+        assert runtime.status_of("three").state == "failed"
+        path.write_bytes(b"no bundle")  # in place, under a model that is kept
+        time.sleep(10 * LOOK_S)
+        assert runtime.infer("product", {"x": ONES}, "1")
+        bundles("3", "three.edge")
+        wait_until(lambda: active(runtime) == "3", "version 3 to take over")
+        assert "three" not in runtime.names()
+
+
+def test_a_bundle_that_is_deleted_goes_and_the_version_below_serves(
+    bundles: Callable[..., Path],
+) -> None:
+    first, second = bundles("1"), bundles("2")
+    with edge.Runtime(first.parent, watch_s=LOOK_S) as runtime:
+        runtime.load_all()
+        assert active(runtime) == "2"
+        second.unlink()
+        wait_until(lambda: runtime.versions("product") == ["1"], "version 2 to go")
+        assert runtime.infer("product", {"x": ONES})
+        first.unlink()
+        wait_until(lambda: not runtime.names(), "version 1 to go")
+        with pytest.raises(NotFoundError):
+            runtime.model("product")
+
+
+def test_a_folder_that_vanishes_leaves_its_models(
+    bundles: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = bundles("1").parent
+    with edge.Runtime(folder, watch_s=LOOK_S) as runtime:
+        runtime.load_all()
+        os.rename(folder, folder.with_name("away"))
+        wait_until(lambda: "stay as they are" in caplog.text, "the log")
+        runtime.model("product").seat.evict("room")
+        assert runtime.infer("product", {"x": ONES})
+        os.rename(folder.with_name("away"), folder)
+        bundles("2")
+        wait_until(lambda: active(runtime) == "2", "version 2 to take over")
+    assert caplog.text.count("stay as they are") == 1
+
+
+def test_folders_by_name_and_version_hold_what_they_say(
+    bundles: Callable[..., Path], make_bundle: MakeBundle
+) -> None:
+    folder = bundles("1", "product/1.edge").parent.parent
+    bundles("2", "product/3.edge")
+    with edge.Runtime(folder) as runtime:
+        runtime.load_all()
+        reasons = {status.name: status.reason for status in runtime.status()}
+        assert "holds product version 2" in reasons["3"]
+        assert runtime.model("product").version == "1"
+
+
+def test_two_bundles_that_claim_one_version_are_refused(bundles: Callable[..., Path]) -> None:
+    folder = bundles("1").parent
+    bundles("1", "other.edge", expected=ZEROS)
+    with pytest.raises(InputError, match="are both product version 1"):
+        edge.Runtime(folder)
+
+
+def test_a_second_claim_that_comes_later_is_left_out(
+    bundles: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = bundles("1")
+    with edge.Runtime(first.parent, watch_s=LOOK_S) as runtime:
+        runtime.load_all()
+        bundles("1", "other.edge", expected=ZEROS)
+        wait_until(lambda: "other.edge is left out" in caplog.text, "the log")
+        assert runtime.status_of("product").path == str(first)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let the engine fail under one version of the model."""
+    from edge.host.model import Model
+
+    real = Model.infer
+    versions: set[str] = set()
+
+    def infer(self: Model, feeds: Any, **given: Any) -> Any:
+        if self.version in versions:
+            self._run = _fail
+        return real(self, feeds, **given)
+
+    def _fail(feeds: Any) -> Any:
+        raise EngineError("the device is lost")
+
+    monkeypatch.setattr(Model, "infer", infer)
+    return versions.add
+
+
+def test_a_version_that_fails_in_service_is_taken_back_and_not_tried_again(
+    bundles: Callable[..., Path], failing: Callable[[str], None]
+) -> None:
+    folder = bundles("1").parent
+    probation = Probation(seconds=60, max_faults=0.2, min_faults=3)
+    with edge.Runtime(folder, watch_s=LOOK_S, probation=probation) as runtime:
+        runtime.load_all()
+        bundles("2")
+        wait_until(lambda: active(runtime) == "2", "version 2 to take over")
+        for _ in range(5):
+            with pytest.raises(InputError):  # a client's mistakes are not the version's
+                runtime.infer("product", {"nothing": ONES})
+        assert runtime.infer("product", {"x": ONES})
+        runtime._activation.look()
+        assert active(runtime) == "2"
+        failing("2")
+        for _ in range(3):
+            with pytest.raises(EngineError):
+                runtime.infer("product", {"x": ONES}, "2")
+        wait_until(lambda: active(runtime) == "1", "version 1 to come back")
+        assert runtime.infer("product", {"x": ONES})
+        wait_until(lambda: state(runtime, "2") == "failed", "version 2 to be rejected")
+        reason = runtime.status_of("product", "2").reason
+        assert reason == "3 of 4 requests failed after it took over"
+        assert runtime.is_ready
+    with edge.Runtime(folder) as runtime:
+        assert runtime.model("product").version == "1"
+        runtime.activate("product", "2")
+        assert runtime.model("product").version == "2"
+    with edge.Runtime(folder) as runtime:
+        assert runtime.model("product").version == "2"
+
+
+def test_rolling_back_by_request_goes_to_the_version_before(bundles: Callable[..., Path]) -> None:
+    folder = bundles("1").parent
+    bundles("2")
+    bundles("3")
+    with edge.Runtime(folder) as runtime:
+        runtime.load_all()
+        runtime.activate("product", "1")
+        runtime.activate("product", "3")
+        assert runtime.roll_back("product") == "1"
+        assert active(runtime) == "1"
+        with pytest.raises(UnavailableError, match="no version to go back to"):
+            runtime.roll_back("product")
+        assert active(runtime) == "1"
+
+
+def test_after_its_probation_a_version_stays_and_the_former_one_rests(
+    bundles: Callable[..., Path],
+) -> None:
+    folder = bundles("1").parent
+    bundles("2")
+    with edge.Runtime(folder, probation=Probation(seconds=0.01)) as runtime:
+        runtime.load_all()
+        assert runtime.infer("product", {"x": ONES}, "1")
+        runtime.activate("product", "1")
+        wait_until(lambda: state(runtime, "2") == "idle", "version 2 to rest")
+        assert active(runtime) == "1"
+
+
+def test_at_the_start_an_older_version_serves_where_the_newest_does_not_load(
+    bundles: Callable[..., Path], make_variant: MakeVariant
+) -> None:
+    folder = bundles("1").parent
+    bundles("2", "", make_variant("v", "no-such-engine"))
+    with edge.Runtime(folder) as runtime:
+        runtime.load_all()
+        assert active(runtime) == "1"
+        assert state(runtime, "2") == "failed"
+        assert runtime.infer("product", {"x": ONES})
+
+
+def test_a_file_counts_once_it_stays_the_same(tmp_path: Path) -> None:
+    found: list[str] = []
+    watch = FolderWatch([tmp_path], 60, lambda path, _: found.append(path.name), lambda path: None)
+    (tmp_path / "a.edge").write_text("ha")
+    (tmp_path / ".b.edge").write_text("hidden: a copy in the making")
+    (tmp_path / "c.txt").write_text("no bundle")
+    watch.look()
+    (tmp_path / "a.edge").write_text("half")
+    watch.look()
+    assert found == []
+    watch.look()
+    watch.look()
+    assert found == ["a.edge"]
+
+
+def test_bundles_are_found_one_folder_deep(tmp_path: Path) -> None:
+    for path in ("a.edge", "m/1.edge", "m/deep/2.edge", "m/.3.edge"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    assert [str(path.relative_to(tmp_path)) for path in bundles_in(tmp_path)] == [
+        "a.edge",
+        "m/1.edge",
+    ]
+
+
+def test_rejections_that_are_damaged_or_can_not_be_kept_stop_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "kept" / "rejections.json"
+    rejections = Rejections(path)
+    rejections.add(Rejection("d", "m", "1", "it failed"))
+    assert rejections.reason("d") == "it failed"
+    path.write_text("{")
+    assert rejections.reason("d") == ""
+    assert "can not be read" in caplog.text
+    path.unlink()
+    path.mkdir()
+    rejections.add(Rejection("d", "m", "1", "it failed"))
+    assert "a restart will not know" in caplog.text
