@@ -98,6 +98,14 @@ class Session(ABC):
         """What it holds outside of this process: on a device, or in a process of its own."""
         return 0
 
+    def await_ready(self) -> None:
+        """Wait for what a run would have to wait for, such as a process that is started again.
+
+        Raises:
+            UnavailableError: It does not come.
+        """
+        return
+
     def worker_status(self) -> WorkerStatus | None:
         """Of the process that it has for itself; None if it runs in this one."""
         return None

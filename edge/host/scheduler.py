@@ -155,8 +155,8 @@ class Scheduler:
 
     def _serve_one(self, buffer: BatchBuffer) -> None:
         try:
-            sitting = self._seat.take()  # before its turn: nobody else need wait for a load
-        except EdgeError as error:
+            sitting = self._seat.take_ready()  # before its turn: nobody else need wait for that
+        except Exception as error:
             batch, late = self._take(1)
             ended: list[Ended] = [(request, error) for request in batch]
             for request in batch:

@@ -89,8 +89,18 @@ class Seat:
         """
         return self.take_now() or self._take_again()
 
+    def take_ready(self) -> Sitting:
+        """``take``, once a run need wait for nothing."""
+        sitting = self.take()
+        try:
+            sitting.opened.session.await_ready()
+        except BaseException:
+            self.give(sitting)
+            raise
+        return sitting
+
     def take_now(self) -> Sitting | None:
-        """The same, but None if no session is here."""
+        """``take``, but None if no session is here."""
         with self._lock:
             sitting = self._sitting
             if sitting is not None:

@@ -37,8 +37,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     ``reason`` says why it failed, or what is built while it, or nothing, serves. What stands
     behind ``digest`` is empty until it was loaded; ``engine`` is the one that runs it.
     ``memory`` is what it takes of it when loaded, ``evictions`` are how often it was unloaded, by
-    why. One that ``is_withdrawn`` answers nothing until somebody loads it again. ``worker`` is its
-    process, if it has one for itself.
+    why. The version that ``is_active`` answers who names none. One that ``is_withdrawn`` answers
+    nothing until somebody loads it again. ``worker`` is its process, if it has one for itself.
     """
 
     name: str
@@ -156,6 +156,9 @@ class Slot:
             self._is_withdrawn = False
             if self._model is not None:
                 self._model.seat.bar("")
+                worker = self._model.opened.session.worker_status()
+                if worker is not None and worker.failure:
+                    self._model.seat.evict("failure")
             if self.state == "failed" and self._build is None:
                 self.state, self.error = "staged" if self._model is None else "ready", None
         seat = self.model().seat
@@ -169,9 +172,6 @@ class Slot:
                 self._model.seat.bar(f"model {self.name} was unloaded")
                 self._model.seat.evict("request")
 
-    @property
-    def is_pinned(self) -> bool:
-        return self._settings.pinned
     def rest(self) -> None:
         """Give the memory back once the last request ended; the next one loads it again."""
         if self.state == "staged":
@@ -192,6 +192,9 @@ class Slot:
     def key(self) -> tuple[str, str]:
         return self.name, self.version
 
+    @property
+    def is_pinned(self) -> bool:
+        return self._settings.pinned
 
     @property
     def is_building(self) -> bool:
@@ -206,10 +209,10 @@ class Slot:
             version=self.version,
             state=state,  # type: ignore[arg-type]
             reason=str(self.error or progress or ""),
+            is_active=self.is_active,
             is_withdrawn=self._is_withdrawn,
             path=str(self.path),
             digest=self.digest,
-            is_active=self.is_active,
             building=progress,
         )
         if model is None:

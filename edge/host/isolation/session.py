@@ -80,6 +80,10 @@ class IsolatedSession(Session):
         failure = str(self.failure or "")
         return WorkerStatus(self.pid, self.restarts, self.resident_bytes(), failure)
 
+    def await_ready(self) -> None:
+        if self._supervisor.worker is None:
+            self._supervisor.wait(monotonic() + self._limits.start_timeout_s)
+
     def close(self) -> None:
         """Let runs end for a while, and end the worker for certain."""
         with self._closing:
