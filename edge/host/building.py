@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ class Build:
 
     Args:
         reopen: Gives a bundle of the build's own, as the other may be closed meanwhile.
+        exchange: What to be in while what was built is opened, and handed over.
         succeed: Takes what was opened, and the bundle.
         fail: Takes why nothing was.
     """
@@ -51,6 +53,7 @@ class Build:
         self,
         opener: Opener,
         reopen: Callable[[], Bundle],
+        exchange: Callable[[], AbstractContextManager[object]],
         succeed: Callable[[Opened, Bundle], None],
         fail: Callable[[EdgeError], None],
     ) -> None:
@@ -58,6 +61,7 @@ class Build:
         self.done = threading.Event()
         self._opener = opener
         self._reopen = reopen
+        self._exchange = exchange
         self._succeed = succeed
         self._fail = fail
         self._is_unwanted = False
@@ -85,27 +89,22 @@ class Build:
             self.done.set()
 
     def _build(self) -> None:
-        start_s = time.monotonic()
         bundle = self._reopen()
-        name = bundle.manifest.name
-        log.info("%s: building %s for this machine", name, self.progress.variant)
+        log.info("%s: building %s for this machine", bundle.manifest.name, self.progress.variant)
         try:
-            opened = self._first_that_runs(bundle)
+            is_taken = self._hand_over_first_that_runs(bundle)
         except BaseException:
             bundle.close()
             raise
-        if opened is None:
+        if not is_taken:
             bundle.close()
-            return
-        log.info("%s: %s is built, %.1f s", name, opened.variant.id, time.monotonic() - start_s)
-        self._succeed(opened, bundle)
 
-    def _first_that_runs(self, bundle: Bundle) -> Opened | None:
-        """None if nobody wants one any more."""
-        opener = self._opener
+    def _hand_over_first_that_runs(self, bundle: Bundle) -> bool:
+        """False if nobody wants one any more."""
+        opener, start_s = self._opener, time.monotonic()
         for candidate in opener.to_build:
             if self._is_unwanted:
-                return None
+                return False
             name = candidate.variant.id
             self._follow(name, "starting", 0.0)
             try:
@@ -114,11 +113,15 @@ class Build:
                 opener.note(candidate, error)
                 continue
             if self._is_unwanted:
-                return None
+                return False
             self._follow(name, "opening", 0.0 if made is None else 1.0)
-            opened = opener.open_proven(bundle, candidate, run_goldens)
-            if opened is not None:
-                return opened
+            with self._exchange():
+                opened = opener.open_proven(bundle, candidate, run_goldens)
+                if opened is not None:
+                    seconds = time.monotonic() - start_s
+                    log.info("%s: %s is built, %.1f s", bundle.manifest.name, name, seconds)
+                    self._succeed(opened, bundle)
+                    return True
         raise opener.error_of(opener.to_build[0])
 
     def _follow(self, variant: str, phase: str, share: float) -> None:

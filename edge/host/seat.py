@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,8 @@ class Seat:
         self._sitting: Sitting | None = Sitting(opened, plan)
         self._is_closed = False
         self._lock = threading.Lock()
-        self._loading = threading.Lock()
+        self._loading = threading.RLock()
+        self._is_loading = False
         self._let_in(opened)
 
     @property
@@ -65,7 +67,7 @@ class Seat:
 
     @property
     def is_loading(self) -> bool:
-        return self._sitting is None and self._loading.locked()
+        return self._is_loading
 
     @property
     def is_busy(self) -> bool:
@@ -114,6 +116,14 @@ class Seat:
         self.used_s = monotonic()
         if is_last:
             sitting.opened.close()
+
+    def exchange(self) -> AbstractContextManager[object]:
+        """Within it the caller opens another session, to ``replace`` the one that is here.
+
+        If that has to go, as both do not fit, requests wait for the new one, and do not ask for
+        room to open the former one again.
+        """
+        return self._loading
 
     def replace(self, opened: Opened, plan: BatchPlan) -> bool:
         """Run what begins from now on with another session; False if the seat is closed."""
@@ -167,7 +177,11 @@ class Seat:
                 raise UnavailableError(f"model {self._name} is closed", hint="load it again")
             if self._bar:
                 raise UnavailableError(self._bar, hint="load it again")
-            opened = self._reopen(self.opened)
+            self._is_loading = True
+            try:
+                opened = self._reopen(self.opened)
+            finally:
+                self._is_loading = False
             self._let_in(opened)
             with self._lock:
                 if not self._is_closed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -247,10 +248,11 @@ class Slot:
             if self._build is not None:
                 self._build.abandon()
                 self._build = None
-            if self._model is not None:
-                self._model.close()
             if self._bundle is not None:
                 self._bundle.close()
+            model = self._model
+        if model is not None:  # its last requests may wait for what a build hands over to us
+            model.close()
 
     def _load(self, may_evict: bool) -> None:
         """Called with the lock held."""
@@ -312,7 +314,11 @@ class Slot:
                     log.error("%s %s: %s", self.name, self.version, error)
                     self.error, self.state = error, "failed"
 
-        self._build = Build(opener, self._reopen, succeed, fail)
+        def exchange() -> AbstractContextManager[object]:
+            model = self._model
+            return nullcontext() if model is None else model.seat.exchange()
+
+        self._build = Build(opener, self._reopen, exchange, succeed, fail)
         self._build.start()
 
     def _take(self, opened: Opened, bundle: Bundle, opener: Opener) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,8 @@ from edge.core import plugins
 from edge.core.contracts import Session
 from edge.core.errors import EngineError, UnavailableError
 from edge.core.manifest import Variant
-from edge.host import BuildProgress, ModelStatus
+from edge.host import BuildProgress, ModelStatus, costs
+from edge.host.costs import Cost
 
 MakeVariant = Callable[..., Variant]
 MakeBundle = Callable[..., Path]
@@ -320,6 +322,33 @@ def test_what_an_engine_knows_of_the_machine_can_be_required(
     path = make_bundle(make_variant("made", "forge", chosen=True, **needs), make_variant())
     with edge.load(path) as model:
         assert model.variant.id == variant
+
+
+def test_what_is_built_takes_the_room_of_what_served_meanwhile(
+    bundle: Path, forge: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 100 << 20
+    monkeypatch.setattr(costs, "recall", lambda key: Cost(size, size, is_measured=True))
+    forge.answer = 1.0
+    with edge.Runtime(bundle, memory=size) as runtime, ThreadPoolExecutor(2) as pool:
+        model = runtime.model("product")
+        is_over = threading.Event()
+
+        def ask() -> None:
+            while not is_over.is_set():
+                model.infer({"x": ONES})
+
+        asking = [pool.submit(ask) for _ in range(2)]
+        forge.finish()
+        while status(runtime).variant != "made":
+            time.sleep(0.001)
+        is_over.set()
+        for future in asking:
+            future.result(20)
+        assert model.infer({"x": ONES})["y"].max() == 1
+        assert runtime.memory.used_bytes == size
+        assert status(runtime).evictions == {"room": 1}
+        assert model.statistics.snapshot().failure_count == 0
 
 
 def test_what_is_built_says_so_in_one_line() -> None:
