@@ -152,7 +152,9 @@ def declared_batches(
 ) -> BatchPlan:
     """What shapes say: one and the same first axis everywhere, which is nowhere else."""
     specs = (*inputs, *outputs)
+    # OpenVINO names no axes, and converters name such ones one by one: they may be the same.
     axes = {spec.shape[0] if spec.shape else "" for spec in specs}
+    axes = axes - {f"{spec.name}_axis0" for spec in specs} or {"batch"}
     axis = axes.pop()
     if axes or axis == "":
         shapes = ", ".join(f"{spec.name} {spec.shape_text}" for spec in specs)

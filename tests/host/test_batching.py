@@ -71,10 +71,16 @@ def test_a_free_first_axis_that_all_tensors_share_is_a_batch(load: Callable[...,
         assert model.batches.reason == ""
 
 
+def test_first_axes_that_nobody_named_are_taken_for_one(load: Callable[..., Model]) -> None:
+    with load(("x_axis0", 3), ("y_axis0", 1)) as model:
+        assert (model.batches.max_rows, model.batches.reason) == (8, "")
+
+
 @pytest.mark.parametrize(
     ("x", "y", "reason"),
     [
         (("n", 3), ("m", 1), "do not share their first axis"),
+        (("x_axis0", 3), (1,), "it was made for batches of 1"),
         (("n", 3), (1,), "do not share their first axis"),
         (("n", 3), (), "do not share their first axis"),
         ((), (), "do not share their first axis"),
