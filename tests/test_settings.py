@@ -67,6 +67,8 @@ def test_an_empty_variable_empties_a_list(path: Path) -> None:
         ("[models.digits]\nmax_batch = 0\n", "max_batch"),
         ("[models.digits]\ninstances = 0\n", "instances"),
         ("[models]\nmax_batch = 8\n", "models"),
+        ("[models.digits]\nisolation = 'thread'\n", "isolation"),
+        ("[models.digits]\ntimeout_s = 2\n", "timeout_s needs isolation"),
         ("[serve\n", "line 1"),
     ],
 )

@@ -4,7 +4,7 @@ import re
 
 import msgspec
 
-from edge.core.contracts import Placement
+from edge.core.contracts import Placement, WorkerStatus
 from edge.core.errors import EngineError
 from edge.host import ModelStatus, Statistics
 from edge.host.response_cache import CacheCounts
@@ -90,6 +90,15 @@ def test_what_the_cache_knew_is_counted() -> None:
     assert f'{requests}"hit"}} 5\n' in text
     assert f'{requests}"miss"}} 2\n' in text
     assert 'edge_model_cache_bytes{model="digits",version="1"} 640\n' in text
+
+
+def test_a_worker_is_told_of_where_there_is_one() -> None:
+    apart = msgspec.structs.replace(loaded(), worker=WorkerStatus(4711, 3, 1024))
+    text = metrics.render([apart, ModelStatus("inside", "1", "ready")], Traffic({}, 0))
+    labels = '{model="digits",version="1"}'
+    assert f"edge_model_worker_restarts_total{labels} 3\n" in text
+    assert f"edge_model_worker_resident_bytes{labels} 1024\n" in text
+    assert text.count("edge_model_worker_restarts_total{") == 1
 
 
 def test_a_fallback_and_its_reason_are_in_the_open_and_escaped() -> None:

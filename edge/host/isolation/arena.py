@@ -56,8 +56,8 @@ class Arena:
         if self._memory is None or len(self._memory) < size_bytes:
             wanted = -(-max(size_bytes, 1) // _STEP_BYTES) * _STEP_BYTES
             try:
-                # Taken from the system now: where there is none, this is an error, and to write
-                # would be a signal.
+                # Pages now and not with the first write: where a limit forbids them, this is an
+                # error, and a write would be a signal.
                 os.posix_fallocate(self.fd, 0, wanted)
             except OSError as error:
                 raise UnavailableError(
@@ -155,7 +155,10 @@ def _lay_out(tensors: Mapping[str, Array], texts: Mapping[str, bytes]) -> Layout
 
 def _array(place: Place, memory: mmap.mmap) -> Array:
     if place.text_bytes < 0:
-        array: Array = np.ndarray(place.shape, _dtype(place.dtype), memory, place.offset)
+        dtype = _dtype(place.dtype)
+        if dtype.hasobject or min(place.shape, default=0) < 0 or place.offset < 0:
+            raise ValueError(f"no tensor is like {place}")  # and numpy would believe it
+        array: Array = np.ndarray(place.shape, dtype, memory, place.offset)
         return array
     items = wire.decode_text(memory[place.offset : place.offset + place.text_bytes])
     text = np.empty(len(items), object)
