@@ -14,8 +14,8 @@ from edge.host.model import Model as Model
 from edge.host.restraint import LEVELS as LEVELS
 from edge.host.restraint import Limits as Limits
 from edge.host.runtime import Runtime as Runtime
-from edge.host.slot import ModelStatus as ModelStatus
 from edge.host.statistics import STAGES as STAGES
 from edge.host.statistics import Histogram as Histogram
 from edge.host.statistics import Snapshot as Snapshot
 from edge.host.statistics import Statistics as Statistics
+from edge.host.status import ModelStatus as ModelStatus

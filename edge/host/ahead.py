@@ -48,7 +48,7 @@ def build_ahead(bundle: Bundle, wish: Wish, follow: Follow) -> tuple[Outcome, ..
 def _build(opener: Opener, bundle: Bundle, candidate: Candidate, follow: Follow) -> Outcome | None:
     variant = candidate.variant
     try:
-        made = opener.build(bundle, candidate, partial(follow, variant.id))
+        made = opener.starter.build(bundle, candidate, partial(follow, variant.id))
     except REFUSALS as error:
         reason, hint = str(error), error.hint
         return Outcome(variant.id, variant.engine, "failed", reason=reason, hint=hint)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge.core.errors import EdgeError, EngineError
-from edge.host.opening import REFUSALS, run_goldens
+from edge.host.goldens import prove
+from edge.host.opening import REFUSALS
 
 if TYPE_CHECKING:
     from edge.bundle import Bundle
@@ -108,7 +109,7 @@ class Build:
             name = candidate.variant.id
             self._follow(name, "starting", 0.0)
             try:
-                made = opener.build(bundle, candidate, partial(self._follow, name))
+                made = opener.starter.build(bundle, candidate, partial(self._follow, name))
             except REFUSALS as error:
                 opener.note(candidate, error)
                 continue
@@ -116,7 +117,7 @@ class Build:
                 return False
             self._follow(name, "opening", 0.0 if made is None else 1.0)
             with self._exchange():
-                opened = opener.open_proven(bundle, candidate, run_goldens)
+                opened = opener.open_proven(bundle, candidate, _prove)
                 if opened is not None:
                     seconds = time.monotonic() - start_s
                     log.info("%s: %s is built, %.1f s", bundle.manifest.name, name, seconds)
@@ -126,3 +127,7 @@ class Build:
 
     def _follow(self, variant: str, phase: str, share: float) -> None:
         self.progress = BuildProgress(variant, phase, min(1.0, max(0.0, share)))
+
+
+def _prove(bundle: Bundle, opened: Opened) -> None:
+    prove(bundle, opened.variant, opened.session)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from edge.core.errors import EngineError
+
 if TYPE_CHECKING:
     from edge.bundle import Bundle
     from edge.core.contracts import Session
@@ -32,6 +34,22 @@ def verify(bundle: Bundle, variant: Variant, session: Session) -> list[GoldenRes
         for number, golden in enumerate(bundle.manifest.goldens)
         for result in _verify_one(bundle, number, golden, variant, session)
     ]
+
+
+def prove(bundle: Bundle, variant: Variant, session: Session) -> None:
+    """The first inferences are slow: let the goldens be those, and believe what they say.
+
+    Raises:
+        EngineError: One is not met.
+    """
+    for result in verify(bundle, variant, session):
+        if not result.passed:
+            raise EngineError(
+                f"{variant.id} does not answer as the source model did: golden "
+                f"{result.golden}, output {result.output} is off by {result.max_abs_error:.3g}, "
+                f"allowed is {result.tolerance:.3g}",
+                hint=f"compare all variants with: edge verify {bundle.path}",
+            )
 
 
 def _verify_one(

@@ -17,7 +17,7 @@ from edge.sensors import Cause, Reading, device_sensors
 
 if TYPE_CHECKING:
     from edge.host.fairness import FairShare
-    from edge.host.slot import ModelStatus
+    from edge.host.status import ModelStatus
     from edge.sensors import DeviceSensors
     from edge.settings import Power
 

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from edge.core import plugins
-from edge.core.build import EngineBuilder
 from edge.core.contracts import Placement, Session
 from edge.core.errors import EdgeError, EngineError, UnavailableError, UnsupportedError
-from edge.host import costs, goldens
 from edge.host.choice import Candidate, Wish, choose, explain
-from edge.host.machine import machine_for, profile_of
+from edge.host.machine import machine_for
 from edge.host.residency import NoRoomError
+from edge.host.starting import Starter
 from edge.settings import ModelSettings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edge.bundle import Bundle
-    from edge.core.build import EngineBuild, Progress
     from edge.core.manifest import Manifest, Variant
     from edge.host.residency import Residency, Room
 
@@ -87,13 +82,11 @@ class Opener:
         if wish.engine:
             plugins.backend(wish.engine)  # an engine that does not exist has an error of its own
         self.to_build: list[Candidate] = []
-        self.may_evict = True
+        self.starter = Starter(manifest, wish, settings or ModelSettings(), residency)
         self._name = manifest.name
-        self._profile = profile_of(manifest)
         self._wish = wish
-        self._settings = settings or ModelSettings()
-        self._residency = residency
-        self.choice = choose(manifest, machine_for(manifest, self._profile), wish)
+        machine = machine_for(manifest, self.starter.profile)
+        self.choice = choose(manifest, machine, wish)
         self._obstacles = dict(self.choice.obstacles)
         self._errors: dict[str, EdgeError] = {}
 
@@ -182,39 +175,13 @@ class Opener:
         session.placement = self._seen_from_outside(session.placement, candidate)
         return opened._replace(choice=self._explain(candidate))
 
-    def build(
-        self, bundle: Bundle, candidate: Candidate, progress: Progress | None
-    ) -> EngineBuild | None:
-        """Make the engine of a candidate, or find it; None if it needs none.
-
-        Raises:
-            UnavailableError: There is no device or no room.
-            EngineError: The engine can't be built.
-        """
-        builder = _builder_of(candidate)
-        if builder is None:
-            return None
-        variant = candidate.variant
-        folder = bundle.extract_variant(variant.id)
-        options = self._options(candidate)
-        return builder.build(variant, folder, self._profile, options, progress)
-
-    def is_built(self, bundle: Bundle, candidate: Candidate) -> bool:
-        """Whether ``open`` finds all that it needs."""
-        builder = _builder_of(candidate)
-        if builder is None:
-            return True
-        variant = candidate.variant
-        folder = bundle.extract_variant(variant.id)
-        return builder.is_built(variant, folder, self._profile, self._options(candidate))
-
     def _has_to_wait(self, bundle: Bundle, candidate: Candidate) -> bool:
         if self._wish.fallback == "deny" and self._is_fallback(candidate):
             return False  # it is refused anyway
         if candidate.device == candidate.variant.engine:
             return True  # another way to the same engine: opening it builds, and tells of nothing
         try:
-            return not self.is_built(bundle, candidate)
+            return not self.starter.is_built(bundle, candidate)
         except REFUSALS:  # what is wrong is said when it is opened
             return False
 
@@ -248,56 +215,16 @@ class Opener:
         return Opened(candidate, session, reason, is_fallback, room)
 
     def _session(self, bundle: Bundle, candidate: Candidate) -> tuple[Session, Room | None]:
-        if self._residency is None:
-            return self._engine_session(bundle, candidate), None
-        room = self._residency.admit(
-            self._name,
-            self._cost_key(bundle, candidate),
-            sum(file.size_bytes for file in candidate.variant.files),
-            is_pinned=self._settings.pinned,
-            may_evict=self.may_evict,
-        )
-        try:
-            return self._engine_session(bundle, candidate), room
-        except BaseException:
-            room.leave()
-            raise
-
-    def _cost_key(self, bundle: Bundle, candidate: Candidate) -> str:
-        engine = candidate.engine
-        version = plugins.backend(engine).availability().version
-        options = repr(sorted(self._options(candidate).items()))
-        return costs.key_of(bundle.digest, candidate.variant.id, engine, version, options)
-
-    def _engine_session(self, bundle: Bundle, candidate: Candidate) -> Session:
-        variant = candidate.variant
-        folder = bundle.extract_variant(variant.id)
-        start_s = time.monotonic()
-        is_built = self.is_built(bundle, candidate)
-        if not is_built:
-            log.info("%s: building the engine of %s for this machine", self._name, variant.id)
-        session = self._start(candidate, folder, is_built=is_built)
-        if not is_built:
-            log.info("%s: built in %.1f s", self._name, time.monotonic() - start_s)
+        session, room = self.starter.start(bundle, candidate)
         try:
             self._judge(candidate, session.placement)
         except UnavailableError:
             session.close()
+            if room is not None:
+                room.leave()
             raise
         session.placement = self._seen_from_outside(session.placement, candidate)
-        return session
-
-    def _start(self, candidate: Candidate, folder: Path, *, is_built: bool) -> Session:
-        variant, options = candidate.variant, self._options(candidate)
-        if self._settings.isolation == "inproc":
-            backend = plugins.backend(candidate.engine)
-            return backend.open(variant, folder, self._profile, options)
-        from edge.host.isolation.limits import limits_of
-        from edge.host.isolation.session import open_isolated
-        from edge.host.isolation.wire import Order
-
-        order = Order(self._name, candidate.engine, variant, folder, self._profile, options)
-        return open_isolated(order, limits_of(self._settings, has_to_build=not is_built))
+        return session, room
 
     def _judge(self, candidate: Candidate, placement: Placement) -> None:
         """Whether a session may stay where the engine put it.
@@ -323,10 +250,6 @@ class Opener:
             return placement
         return msgspec.structs.replace(placement, requested=own, is_fallback=True, reason=reason)
 
-    def _options(self, candidate: Candidate) -> dict[str, Any]:
-        of_profile = self._profile.runtimes.options.get(candidate.engine, {})
-        return {**of_profile, **self._wish.options, "device": candidate.device}
-
     def _permit(self, reason: str) -> None:
         if self._wish.fallback == "deny":
             raise UnavailableError(
@@ -337,26 +260,3 @@ class Opener:
     def _warn(self, reason: str) -> None:
         if self._wish.fallback == "warn":
             log.warning("%s falls back: %s", self._name, reason)
-
-
-def run_goldens(bundle: Bundle, opened: Opened) -> None:
-    """The first inferences are slow: let the goldens be those, and believe what they say.
-
-    Raises:
-        EngineError: One is not met.
-    """
-    for result in goldens.verify(bundle, opened.variant, opened.session):
-        if not result.passed:
-            raise EngineError(
-                f"{opened.variant.id} does not answer as the source model did: golden "
-                f"{result.golden}, output {result.output} is off by {result.max_abs_error:.3g}, "
-                f"allowed is {result.tolerance:.3g}",
-                hint=f"compare all variants with: edge verify {bundle.path}",
-            )
-
-
-def _builder_of(candidate: Candidate) -> EngineBuilder | None:
-    if candidate.is_stand_in:
-        return None
-    backend = plugins.backend(candidate.engine)
-    return backend if isinstance(backend, EngineBuilder) else None

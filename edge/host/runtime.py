@@ -8,20 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.bundle import open_bundle
-from edge.core.errors import BundleError, EdgeError, InputError, NotFoundError, UnavailableError
+from edge.core.errors import EdgeError, NotFoundError, UnavailableError
 from edge.host.activation import Activation, Probation
-from edge.host.catalog import Catalog, version_key
+from edge.host.catalog import Catalog
 from edge.host.choice import Fallback, Wish
 from edge.host.fairness import FairShare
-from edge.host.folders import SUFFIX, FolderWatch, bundles_in, check_place
 from edge.host.governor import Governor, work_of
+from edge.host.intake import Intake
 from edge.host.residency import MemoryUse, NoRoomError, Residency, budget_bytes
-from edge.host.slot import ModelStatus, Slot, Terms
+from edge.host.slot import Slot, Terms
+from edge.host.status import ModelStatus
 
 if TYPE_CHECKING:
     from edge.core.pipelines import PipelineSpec
     from edge.core.tensor import Array, Feeds
+    from edge.host.folders import FolderWatch
     from edge.host.governor import Strain
     from edge.host.model import Model
     from edge.host.pipelines import Pipeline, PipelineStatus
@@ -84,9 +85,12 @@ class Runtime:
             self._residency,
             FairShare(concurrency) if concurrency or is_governed else None,
         )
+        intake = Intake(self._catalog, self._activation, self._terms, self.pipeline_names)
         try:
-            self._scan([Path(source) for source in sources], watch_s)
+            self._watch = intake.scan([Path(source) for source in sources], watch_s)
             self._pipelines = self._plan_pipelines(pipelines or {})
+            if self._watch is not None:
+                self._watch.start()
             if power is not None and self._terms.fair is not None and is_governed:
                 self._governor = Governor(power, self._terms.fair, lambda: work_of(self.status()))
                 self._governor.start()
@@ -264,26 +268,6 @@ class Runtime:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _scan(self, sources: list[Path], watch_s: float) -> None:
-        folders = [source for source in sources if source.is_dir()]
-        if watch_s and folders:  # before the first look: what comes in between is not missed
-            self._watch = FolderWatch(folders, watch_s, self._found, self._gone)
-        for source in sources:
-            if source not in folders:
-                self._add(Slot(source, self._terms, open_bundle(source)))
-                continue
-            paths = bundles_in(source)
-            if not paths and not watch_s:
-                raise InputError(
-                    f"{source} holds no {SUFFIX} file",
-                    hint="make one with: edge convert MODEL.onnx",
-                )
-            for path in paths:
-                self._add(_slot_at(path, source, self._terms))
-        self._catalog.activate_newest(self._activation.is_wanted)
-        if self._watch is not None:
-            self._watch.start()
-
     def _plan_pipelines(self, specs: Mapping[str, PipelineSpec]) -> dict[str, Pipeline]:
         if not specs:
             return {}
@@ -293,17 +277,6 @@ class Runtime:
         manifests = {slot.name: slot.manifest for slot in slots}
         labels = {slot.name: slot.labels for slot in slots}
         return make_pipelines(specs, manifests, labels, self.model)
-
-    def _add(self, slot: Slot) -> None:
-        twin = self._catalog.twin(slot)
-        if twin is not None and twin.digest == slot.digest:  # one bundle, reached by two ways
-            slot.close()
-            return
-        try:
-            self._catalog.add(slot)
-        except InputError:
-            slot.close()
-            raise
 
     def _start(self, slot: Slot) -> None:
         """Load an active version, or the next below it that loads."""
@@ -317,65 +290,3 @@ class Runtime:
             if below is not None:
                 self._catalog.activate(below)
                 self._start(below)
-
-    def _found(self, path: Path, folder: Path) -> None:
-        """Take in a bundle that came into a folder or was replaced there."""
-        slot = _slot_at(path, folder, self._terms)
-        if slot.name in self._pipelines:
-            log.error("%s is left out: there is a pipeline named %s", path, slot.name)
-            slot.close()
-            return
-        before, twin = self._catalog.at(path), self._catalog.twin(slot)
-        if before is not None and before.state == "failed":
-            self._catalog.remove(before)
-            before.close()
-            twin = self._catalog.twin(slot)
-        elif slot.error is not None and before is not None:
-            log.error("%s was replaced, what was in it goes on: %s", path, slot.error)
-            return
-        if twin is not None and (twin.digest == slot.digest or twin is not before):
-            if twin.digest != slot.digest:
-                log.error("%s is left out: %s is %s %s already", path, twin.path, *slot.key)
-            slot.close()
-            return
-        if twin is None:
-            self._catalog.add(slot)
-        active = self._catalog.active(slot.name)
-        is_older = active is not None and version_key(active.version) > version_key(slot.version)
-        if is_older or not self._activation.is_wanted(slot):
-            slot.rest()
-            return
-        try:
-            self._activation.activate(slot, twin)
-        except EdgeError as error:
-            log.error("%s %s does not take over: %s", *slot.key, error)
-            if twin is not None:
-                slot.close()
-
-    def _gone(self, path: Path) -> None:
-        """Take out what was in a bundle that was deleted, after its last request."""
-        slot = self._catalog.at(path)
-        if slot is None:
-            return
-        self._activation.forget(slot)
-        log.info("%s %s is removed: its bundle was deleted", *slot.key)
-        self._catalog.remove(slot)
-        if slot.is_active:
-            self._catalog.activate_newest(self._activation.is_wanted)
-        slot.close()
-
-
-def _slot_at(path: Path, folder: Path, terms: Terms) -> Slot:
-    """What a bundle in a folder holds; one that is damaged or out of its place has failed."""
-    try:
-        bundle = open_bundle(path)
-    except BundleError as error:
-        log.error("%s is left out: %s", path, error)
-        return Slot(path, terms, error=error)
-    try:
-        check_place(path, folder, bundle.manifest)
-    except BundleError as error:
-        log.error("%s is left out: %s", path, error)
-        bundle.close()
-        return Slot(path, terms, error=error)
-    return Slot(path, terms, bundle)

@@ -8,60 +8,25 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from edge.bundle import Bundle, open_bundle
-from edge.core.contracts import Placement, WorkerStatus
 from edge.core.errors import BundleError, EdgeError, EngineError, UnavailableError
-from edge.host.building import Build, BuildProgress
+from edge.host.building import Build
 from edge.host.choice import Wish
-from edge.host.costs import Cost
 from edge.host.fairness import FairShare
+from edge.host.goldens import prove
 from edge.host.model import Model
-from edge.host.opening import Opened, Opener, run_goldens
+from edge.host.opening import Opened, Opener
 from edge.host.residency import NoRoomError, Residency
-from edge.host.statistics import Snapshot
+from edge.host.status import ModelStatus, State
 from edge.settings import ModelSettings
 
 log = logging.getLogger(__name__)
 
-State = Literal["staged", "loading", "building", "warming", "ready", "idle", "failed"]
-
 UNKNOWN = "?"
-
-
-class ModelStatus(msgspec.Struct, frozen=True):
-    """What a runtime knows of one of its models.
-
-    ``reason`` says why it failed, or what is built while it, or nothing, serves. What stands
-    behind ``digest`` is empty until it was loaded; ``engine`` is the one that runs it.
-    ``memory`` is what it takes of it when loaded, ``evictions`` are how often it was unloaded, by
-    why. The version that ``is_active`` answers who names none. One that ``is_withdrawn`` answers
-    nothing until somebody loads it again. ``worker`` is its process, if it has one for itself.
-    """
-
-    name: str
-    version: str
-    state: State
-    reason: str = ""
-    is_active: bool = True
-    is_withdrawn: bool = False
-    path: str = ""
-    digest: str = ""
-    engine: str = ""
-    variant: str = ""
-    precision: str = ""
-    choice: str = ""
-    is_fallback: bool = False
-    placement: Placement | None = None
-    statistics: Snapshot | None = None
-    building: BuildProgress | None = None
-    memory: Cost | None = None
-    loads: int = 0
-    evictions: dict[str, int] = {}
-    worker: WorkerStatus | None = None
 
 
 class Terms(NamedTuple):
@@ -263,9 +228,9 @@ class Slot:
             bundle, self._bundle = self._bundle or self._reopen(), None
             try:
                 opener = Opener(bundle.manifest, terms.wish, self._settings, terms.residency)
-                opener.may_evict = may_evict
+                opener.starter.may_evict = may_evict
                 self._open(bundle, opener)
-                opener.may_evict = True
+                opener.starter.may_evict = True
             except BaseException:
                 bundle.close()
                 raise
@@ -292,7 +257,7 @@ class Slot:
 
     def _warm_up(self, bundle: Bundle, opened: Opened) -> None:
         self.state = "warming"
-        run_goldens(bundle, opened)
+        prove(bundle, opened.variant, opened.session)
 
     def _begin(self, opener: Opener, interim: Opened | None) -> None:
         """Build what is better than ``interim``."""

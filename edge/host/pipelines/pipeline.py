@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edge.core.tensor import Array
     from edge.host.model import Model
     from edge.host.pipelines.graph import Graph
-    from edge.host.slot import ModelStatus
+    from edge.host.status import ModelStatus
     from edge.vision.image import Picture
 
 _now = time.perf_counter_ns

@@ -1,0 +1,143 @@
+"""Takes bundles into a catalog: those there at the start, and those that come and go later."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from edge.bundle import open_bundle
+from edge.core.errors import BundleError, EdgeError, InputError
+from edge.host.activation import Activation
+from edge.host.catalog import Catalog, version_key
+from edge.host.folders import SUFFIX, FolderWatch, bundles_in, check_place
+from edge.host.slot import Slot, Terms
+
+log = logging.getLogger(__name__)
+
+
+class Intake:
+    """Finds out what a bundle that came means for what is served.
+
+    Args:
+        taken_names: Names that no model may have.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        activation: Activation,
+        terms: Terms,
+        taken_names: Callable[[], Collection[str]],
+    ) -> None:
+        self._catalog = catalog
+        self._activation = activation
+        self._terms = terms
+        self._taken_names = taken_names
+
+    def scan(self, sources: Sequence[Path], watch_s: float) -> FolderWatch | None:
+        """Take in what there is; gives the watch of the folders, not started, if one is wanted.
+
+        Raises:
+            BundleError: A bundle that was named is damaged or missing.
+            InputError: A folder holds no bundle, or two bundles claim one name and version.
+        """
+        folders = [source for source in sources if source.is_dir()]
+        # Before the first look: what comes in between is not missed.
+        watch = (
+            FolderWatch(folders, watch_s, self.found, self.gone) if watch_s and folders else None
+        )
+        for source in sources:
+            if source not in folders:
+                self._add(Slot(source, self._terms, open_bundle(source)))
+                continue
+            paths = bundles_in(source)
+            if not paths and not watch_s:
+                raise InputError(
+                    f"{source} holds no {SUFFIX} file",
+                    hint="make one with: edge convert MODEL.onnx",
+                )
+            for path in paths:
+                self._add(self._slot_at(path, source))
+        self._catalog.activate_newest(self._activation.is_wanted)
+        return watch
+
+    def found(self, path: Path, folder: Path) -> None:
+        """Take in a bundle that came into a folder or was replaced there."""
+        slot = self._slot_at(path, folder)
+        before = self._catalog.at(path)
+        if before is not None and before.state == "failed":
+            self._catalog.remove(before)
+            before.close()
+        elif before is not None and slot.error is not None:
+            log.error("%s was replaced, what was in it goes on: %s", path, slot.error)
+            return
+        twin = self._catalog.twin(slot)
+        obstacle = self._obstacle(slot, twin)
+        if obstacle:
+            log.error("%s is left out: %s", path, obstacle)
+        if obstacle or (twin is not None and twin.digest == slot.digest):
+            slot.close()
+            return
+        if twin is None:
+            self._catalog.add(slot)
+        self._take_over(slot, twin)
+
+    def gone(self, path: Path) -> None:
+        """Take out what was in a bundle that was deleted, after its last request."""
+        slot = self._catalog.at(path)
+        if slot is None:
+            return
+        self._activation.forget(slot)
+        log.info("%s %s is removed: its bundle was deleted", *slot.key)
+        self._catalog.remove(slot)
+        if slot.is_active:
+            self._catalog.activate_newest(self._activation.is_wanted)
+        slot.close()
+
+    def _obstacle(self, slot: Slot, twin: Slot | None) -> str:
+        if slot.name in self._taken_names():
+            return f"there is a pipeline named {slot.name}"
+        if twin is not None and twin.digest != slot.digest and twin.path != slot.path:
+            return f"{twin.path} is {slot.name} version {slot.version} already"
+        return ""
+
+    def _take_over(self, slot: Slot, twin: Slot | None) -> None:
+        """Let it serve if it is newer than what does, or another ``twin`` of it."""
+        active = self._catalog.active(slot.name)
+        is_older = active is not None and version_key(active.version) > version_key(slot.version)
+        if is_older or not self._activation.is_wanted(slot):
+            slot.rest()
+            return
+        try:
+            self._activation.activate(slot, twin)
+        except EdgeError as error:
+            log.error("%s %s does not take over: %s", *slot.key, error)
+            if twin is not None:
+                slot.close()
+
+    def _add(self, slot: Slot) -> None:
+        twin = self._catalog.twin(slot)
+        if twin is not None and twin.digest == slot.digest:  # one bundle, reached by two ways
+            slot.close()
+            return
+        try:
+            self._catalog.add(slot)
+        except InputError:
+            slot.close()
+            raise
+
+    def _slot_at(self, path: Path, folder: Path) -> Slot:
+        """What a bundle in a folder holds; one that is damaged or out of its place has failed."""
+        try:
+            bundle = open_bundle(path)
+        except BundleError as error:
+            log.error("%s is left out: %s", path, error)
+            return Slot(path, self._terms, error=error)
+        try:
+            check_place(path, folder, bundle.manifest)
+        except BundleError as error:
+            log.error("%s is left out: %s", path, error)
+            bundle.close()
+            return Slot(path, self._terms, error=error)
+        return Slot(path, self._terms, bundle)
