@@ -353,6 +353,16 @@ def test_sensor_that_hangs_does_not_keep_the_runtime_from_closing(
     assert not fair.is_limited
 
 
+_others: set[threading.Thread] = set()
+"""What other tests left running."""
+
+
+@pytest.fixture(autouse=True)
+def _know_others() -> None:
+    _others.clear()
+    _others.update(threading.enumerate())
+
+
 def _own_threads() -> list[str]:
-    names = (thread.name for thread in threading.enumerate())
+    names = (thread.name for thread in threading.enumerate() if thread not in _others)
     return [name for name in names if name in ("edge-power", "edge-pace")]
