@@ -12,6 +12,8 @@ import msgspec
 
 from edge.core.errors import SettingsError
 from edge.core.pipelines import Pipelines
+from edge.core.profile import load_profile
+from edge.core.sizes import parse_bytes
 from edge.core.toml_places import describe
 
 DEFAULT_PATH = Path("edge.toml")
@@ -45,6 +47,13 @@ class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_faults: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     max_body_bytes: Annotated[int, Positive] = 256 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        here = load_profile("host").memory.bytes if self.memory else 0
+        if here and parse_bytes(self.memory) > here:
+            raise ValueError(
+                f'memory = "{self.memory}": this machine has {here >> 20:,} MiB in all'
+            )
 
 
 class Mqtt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -174,3 +174,16 @@ def test_wrong_pipelines_are_named(path: Path, old: str, new: str, message: str)
     path.write_text(PLATES.replace(old, new))
     with pytest.raises(SettingsError, match=message):
         load_settings(path, {})
+
+
+@pytest.mark.parametrize(
+    ("size", "why"),
+    [("much", "'much' is no size"), ("900 TiB", "900 TiB of memory: this machine has")],
+)
+def test_a_budget_of_memory_that_can_not_be_is_named_with_its_place(
+    tmp_path: Path, size: str, why: str
+) -> None:
+    path = tmp_path / "edge.toml"
+    path.write_text(f'[mqtt]\n\n[serve]\nmemory = "{size}"\n')
+    with pytest.raises(SettingsError, match=rf"edge.toml, line 3, \[serve\]: {why}"):
+        load_settings(path, {})
