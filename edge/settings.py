@@ -51,9 +51,7 @@ class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         here = load_profile("host").memory.bytes if self.memory else 0
         if here and parse_bytes(self.memory) > here:
-            raise ValueError(
-                f'memory = "{self.memory}": this machine has {here >> 20:,} MiB in all'
-            )
+            raise ValueError(f"{self.memory} of memory: this machine has {here >> 20:,} MiB in all")
 
 
 class Mqtt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
