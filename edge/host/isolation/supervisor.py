@@ -7,7 +7,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from edge.core.errors import EdgeError, UnavailableError
+from edge.core.errors import EdgeError, EngineError, UnavailableError
 from edge.host.isolation.process import Worker
 from edge.host.isolation.restarts import Restarts
 
@@ -145,10 +145,12 @@ class Supervisor:
         try:
             self._publish(worker, worker.opened(timeout_s))
             return worker.wait()
-        except EdgeError as error:
+        except Exception as error:
             worker.kill()
             worker.wait()
-            return error
+            if isinstance(error, EdgeError):
+                return error
+            return EngineError(f"the worker of {self.name} says what nobody understands: {error}")
         finally:
             with self._changed:
                 self.worker = self.current = None
