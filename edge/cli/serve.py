@@ -176,14 +176,22 @@ def _tell(url: str, models: list[ModelStatus], event: str) -> None:
 def _lines(model: ModelStatus) -> Iterator[str]:
     placement = model.placement
     if placement is None:
-        mark, why = ("·", "") if model.building else ("✗", f"{model.state}: ")
-        yield f"  {mark} {model.name} {model.version}  {why}{model.reason}"
+        yield f"  {_without_session(model)}"
         return
     where = f"{model.engine} {model.precision} on {placement.actual}"
     yield f"  ✓ {model.name} {model.version}  {where}"
     yield f"    {'fallback: ' if model.is_fallback else ''}{model.choice}"
     if placement.reason:
         yield f"    asked for {placement.requested}: {placement.reason}"
+
+
+def _without_session(model: ModelStatus) -> str:
+    name = f"{model.name} {model.version}"
+    if model.building:
+        return f"· {name}  {model.reason}"
+    if model.state == "idle":
+        return f"· {name}  is loaded when it is used"
+    return f"✗ {name}  {model.state}: {model.reason}"
 
 
 def _run_loop(main: Coroutine[Any, Any, bool]) -> bool:
