@@ -48,17 +48,17 @@ class Seat:
         self.opened = opened
         self.plan = plan
         self.used_s = monotonic()
-        self.loads = 1
+        self.loads = 0
         self.evictions: Counter[str] = Counter()
         self._name = name
         self._bar = ""
         self._reopen = reopen
-        self._sitting: Sitting | None = Sitting(opened, plan)
+        self._sitting: Sitting | None = None
         self._is_closed = False
         self._lock = threading.Lock()
         self._loading = threading.RLock()
         self._is_loading = False
-        self._let_in(opened)
+        self._let_in(Sitting(opened, plan))
 
     @property
     def is_taken(self) -> bool:
@@ -127,15 +127,16 @@ class Seat:
 
     def replace(self, opened: Opened, plan: BatchPlan) -> bool:
         """Run what begins from now on with another session; False if the seat is closed."""
-        with self._loading:
-            self._let_in(opened)
-            with self._lock:
-                if self._is_closed:
-                    return False
-                former, self._sitting = self._sitting, Sitting(opened, plan)
-                self.opened, self.plan = opened, plan
-                self.loads += 1
+        with self._loading, self._lock:
+            if self._is_closed:
+                return False
+            former = self._sitting
+            self.opened, self.plan = opened, plan
+            self._let_in(Sitting(opened, plan))
+            is_barred = bool(self._bar)
         self._dismiss(former)
+        if is_barred:
+            self.evict("request")
         return True
 
     def describe(self, opened: Opened) -> None:
@@ -182,19 +183,22 @@ class Seat:
                 opened = self._reopen(self.opened)
             finally:
                 self._is_loading = False
-            self._let_in(opened)
             with self._lock:
-                if not self._is_closed:
+                if not self._is_closed and not self._bar:
                     self.opened = opened
-                    self.loads += 1
-                    self._sitting = sitting = Sitting(opened, self.plan, users=1)
+                    sitting = Sitting(opened, self.plan, users=1)
+                    self._let_in(sitting)
                     return sitting
         opened.close()
-        raise UnavailableError(f"model {self._name} was closed while it was loaded")
+        why = self._bar or f"model {self._name} was closed while it was loaded"
+        raise UnavailableError(why, hint="load it again")
 
-    def _let_in(self, opened: Opened) -> None:
-        if opened.room is not None:
-            opened.room.occupant = self
+    def _let_in(self, sitting: Sitting) -> None:
+        """Called with the lock held: who finds an occupant in a room may evict it at once."""
+        self._sitting = sitting
+        self.loads += 1
+        if sitting.opened.room is not None:
+            sitting.opened.room.occupant = self
 
     def _dismiss(self, sitting: Sitting | None) -> None:
         if sitting is None:

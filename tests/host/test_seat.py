@@ -163,3 +163,53 @@ def test_a_barred_seat_stays_empty_until_the_bar_is_lifted() -> None:
         seat.run({"x": np.zeros(1)})
     seat.bar("")
     assert seat.run(FEEDS)
+
+
+def test_what_is_opened_for_a_seat_that_is_barred_meanwhile_is_closed() -> None:
+    second = free()
+
+    def reopen(before: Opened) -> Opened:
+        seat.bar("model m was unloaded")
+        seat.evict("request")
+        return opened(second)
+
+    seat = Seat("m", opened(Held()), BatchPlan(), reopen)
+    seat.evict("idle")
+    with pytest.raises(UnavailableError, match="model m was unloaded"):
+        seat.run(FEEDS)
+    assert (seat.is_taken, second.closed) == (False, 1)
+
+
+def test_what_replaces_the_session_of_a_barred_seat_waits_unloaded() -> None:
+    second, third = free(), free()
+    seat = Seat("m", opened(Held()), BatchPlan(), lambda before: opened(third))
+    seat.bar("model m was unloaded")
+    seat.evict("request")
+    assert seat.replace(opened(second), BatchPlan())
+    assert (seat.is_taken, second.closed) == (False, 1)
+    seat.bar("")
+    assert seat.run(FEEDS) == {"by": third}
+
+
+def test_a_room_has_no_occupant_before_that_can_be_evicted() -> None:
+    class Watched:
+        is_going = False
+        was_taken: tuple[bool, ...] = ()
+
+        def leave(self) -> None: ...
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+            if name == "occupant":
+                self.was_taken += (value.is_taken,)
+
+    room: Any = Watched()
+
+    def with_room() -> Opened:
+        return opened(free())._replace(room=room)
+
+    seat = Seat("m", with_room(), BatchPlan(), lambda before: with_room())
+    seat.evict("room")
+    assert seat.run(FEEDS)
+    assert seat.replace(with_room(), BatchPlan())
+    assert room.was_taken == (True, True, True)
