@@ -159,6 +159,7 @@ class _Order:
 
     def _session(self, data: bytes, instances: int) -> TensorRtSession:
         trt, variant = self._trt, self._variant
+        taken_bytes = self._gpu.taken_bytes()
         logger = listener(trt)
         runtime = trt.Runtime(logger)
         if self._plan.dla_core is not None:
@@ -174,7 +175,7 @@ class _Order:
         if self._is_refitted:
             self._refit(engine, logger)
         return TensorRtSession(
-            Loaded(trt, self._gpu, runtime, engine, logger),
+            Loaded(trt, self._gpu, taken_bytes, runtime, engine, logger),
             tensors_of(engine, trt, variant.inputs, variant.outputs),
             _placement(self._plan, variant.precision),
             instances=instances,

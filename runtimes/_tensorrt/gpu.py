@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from edge.core.errors import EngineError, UnavailableError
 from edge.core.lazy import require
@@ -60,6 +62,16 @@ class Gpu:
     def memory_bytes(self) -> int:
         return int(self._device.total_memory())
 
+    def taken_bytes(self) -> int:
+        """Memory of the device that somebody holds, less what is resident in this process.
+
+        A GPU that shares the CPU's memory counts that in as well.
+        """
+        with self.active():
+            free, total = self.cuda.mem_get_info()
+        taken = int(total) - int(free)
+        return taken - _resident_bytes() if self.is_integrated else taken
+
     @property
     def facts(self) -> dict[str, str]:
         """What an engine is bound to: ``sm``, ``cuda``, ``gpu``."""
@@ -74,3 +86,8 @@ class Gpu:
     def close(self) -> None:
         """Give the primary context back."""
         self._context.detach()
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

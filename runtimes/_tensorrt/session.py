@@ -48,10 +48,14 @@ class Tensors(msgspec.Struct, frozen=True):
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """An engine and what has to live as long as it does."""
+    """An engine and what has to live as long as it does.
+
+    ``taken_bytes`` is what was held of the GPU's memory before it was loaded.
+    """
 
     trt: Any
     gpu: Gpu
+    taken_bytes: int
     runtime: Any
     engine: Any
     logger: Any
@@ -67,6 +71,7 @@ class TensorRtSession(Session):
         self.outputs = tensors.outputs
         self.placement = placement
         self._gpu = loaded.gpu
+        self._taken_bytes = loaded.taken_bytes
         self._loaded: Loaded | None = loaded
         self._all: list[_Instance] = []
         self._idle: queue.LifoQueue[_Instance] = queue.LifoQueue()
@@ -96,6 +101,13 @@ class TensorRtSession(Session):
             reason = "; ".join(filter(None, (self.placement.reason, instance.note)))
             self.placement = msgspec.structs.replace(self.placement, reason=reason)
         return outputs
+
+    def outside_bytes(self) -> int:
+        """What the GPU's memory has become less by since before the engine was loaded.
+
+        All that happens on the GPU counts in.
+        """
+        return max(0, self._gpu.taken_bytes() - self._taken_bytes)
 
     def close(self) -> None:
         """Wait for what runs, and free all."""

@@ -139,6 +139,11 @@ def module(world: World) -> ModuleType:
         flat = np.asarray(Allocation(world, shape * np.dtype(dtype).itemsize, mem_flags))
         return _typed(flat, dtype)
 
+    def mem_get_info() -> tuple[int, int]:
+        world.on_gpu("mem_get_info")
+        held = sum(allocation.nbytes for allocation in world.memory.values())
+        return world.memory_bytes - held, world.memory_bytes
+
     def mem_alloc(size: int) -> DeviceAllocation:
         world.on_gpu("mem_alloc")
         if world.count("mem_alloc") > world.most_allocations:
@@ -165,6 +170,7 @@ def module(world: World) -> ModuleType:
     driver.host_alloc_flags = type("host_alloc_flags", (), {"DEVICEMAP": 2})
     driver.pagelocked_empty = pagelocked_empty
     driver.mem_alloc = mem_alloc
+    driver.mem_get_info = mem_get_info
     driver.memcpy_htod_async = memcpy_htod_async
     driver.memcpy_dtoh_async = memcpy_dtoh_async
     return driver

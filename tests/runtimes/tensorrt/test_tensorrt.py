@@ -555,3 +555,25 @@ def test_an_engine_that_takes_no_weights_of_the_graph_is_built_again(enter, back
     with backend.open(variant, folder, orin) as session:
         np.testing.assert_array_equal(session.run({"x": X})["y"], X @ WEIGHTS)
     assert world.count("build") == 2
+
+
+def test_what_a_session_takes_of_a_card_is_told(enter, backend, make, orin, version):
+    world = enter(version, is_integrated=False)
+    with backend.open(*make(), orin) as session:
+        session.run({"x": X})
+        held = sum(array.nbytes for array in world.memory.values())
+        assert session.outside_bytes() == held > 0
+
+
+def test_what_is_resident_here_is_not_told_as_the_gpus_once_more(
+    enter, backend, make, orin, version, monkeypatch
+):
+    enter(version)
+    with backend.open(*make(), orin) as session:
+        gpu = session._gpu
+        resident = [10_000]
+        monkeypatch.setattr("runtimes._tensorrt.gpu._resident_bytes", lambda: resident[0])
+        monkeypatch.setattr(gpu.cuda, "mem_get_info", lambda: (50_000, 100_000))
+        assert gpu.taken_bytes() == 40_000
+        resident[0] = 15_000
+        assert gpu.taken_bytes() == 35_000
