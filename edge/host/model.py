@@ -5,15 +5,14 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge.core.errors import InputError, UnsupportedError
-from edge.core.spec import OutputSpec
+from edge.core.errors import UnsupportedError
 from edge.host import goldens
 from edge.host.batching import plan_batches
+from edge.host.pictures import Pictures
 from edge.host.response_cache import Remembered, cache_for
 from edge.host.scheduler import Scheduler
 from edge.host.seat import Seat
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from edge.host.goldens import GoldenResult
     from edge.host.opening import Opened
     from edge.host.statistics import Snapshot
-    from edge.vision import Geometry, ImagePipeline, Label, Prediction
+    from edge.vision import Geometry, Label, Prediction
     from edge.vision.image import Picture
 
 _now = time.perf_counter_ns
@@ -66,6 +65,7 @@ class Model:
         self._settings = settings or ModelSettings()
         self.seat = Seat(self.name, opened, self._plan(opened), reopen)
         self._run = self.seat.run
+        self._pictures = Pictures(bundle.manifest, bundle.labels, opened.session.inputs)
         self._is_closed = False
         self._lock = threading.Lock()
         self._cache = cache_for(self._settings)
@@ -231,9 +231,7 @@ class Model:
 
     def prepare(self, picture: Picture) -> tuple[dict[str, Array], Geometry]:
         """The first step of ``predict``: what to feed, and where the picture lies in it."""
-        pipeline = self._pipeline
-        tensor, geometry = pipeline.prepare(picture)
-        return {pipeline.spec.input: tensor}, geometry
+        return self._pictures.prepare(picture)
 
     def decode(
         self, outputs: Mapping[str, Array], geometry: Geometry | None, *, top: int | None = None
@@ -243,12 +241,7 @@ class Model:
         Args:
             geometry: What ``prepare`` said; boxes and masks need it, labels don't.
         """
-        from edge.vision import decode
-
-        spec = self.manifest.output or OutputSpec()
-        if top is not None:
-            spec = msgspec.structs.replace(spec, top=top)
-        return decode(outputs, spec, geometry=geometry, labels=self.labels)
+        return self._pictures.decode(outputs, geometry, top)
 
     def verify_goldens(self) -> list[GoldenResult]:
         """Run the bundle's goldens here; they do not count in ``statistics``."""
@@ -318,21 +311,3 @@ class Model:
 
     def _plan(self, opened: Opened) -> BatchPlan:
         return plan_batches(self._bundle, opened, self._settings.max_batch)
-
-    @cached_property
-    def _pipeline(self) -> ImagePipeline:
-        from edge.vision import ImagePipeline
-
-        image = self.manifest.image
-        if image is None:
-            raise UnsupportedError(
-                f"{self.name} does not say how a picture becomes its tensors",
-                hint="declare [image] in model.toml and convert it again, or call infer()",
-            )
-        if [spec.name for spec in self.inputs] != [image.input]:
-            raise InputError(
-                f"{self.name} takes more than the picture {image.input!r}: "
-                f"{', '.join(spec.name for spec in self.inputs)}",
-                hint="call infer() with all of its tensors",
-            )
-        return ImagePipeline(image)
