@@ -51,10 +51,17 @@ class Opened(NamedTuple):
             self.room.settle(self.session)
 
     def close(self) -> None:
-        """Close the session, and free its room."""
-        self.session.close()
-        if self.room is not None:
-            self.room.leave()
+        """Close the session, and free its room.
+
+        Where the engine fails to, that is logged: who used it last can't help it.
+        """
+        try:
+            self.session.close()
+        except Exception:
+            log.exception("%s could not be closed", self.candidate.label)
+        finally:
+            if self.room is not None:
+                self.room.leave()
 
 
 Prove = Callable[["Bundle", Opened], None]

@@ -140,8 +140,12 @@ class Slot:
 
     def rest(self) -> None:
         """Give the memory back once the last request ended; the next one loads it again."""
-        if self.state == "staged":
-            self.state = "idle"
+        if self._lock.acquire(blocking=False):  # else it is loaded now, or has been
+            try:
+                if self.state == "staged":
+                    self.state = "idle"
+            finally:
+                self._lock.release()
         model = self._model
         if model is not None:
             model.seat.evict("superseded")
@@ -297,17 +301,25 @@ class Slot:
             self.state = "ready"
         else:
             bundle.close()
-            if not self._model.replace(opened):  # it was closed, and is loaded anew if asked for
-                opened.close()
+            is_taken = False
+            try:
+                is_taken = self._model.replace(opened)
+            finally:
+                if not is_taken:  # it was closed, and is loaded anew if asked for
+                    opened.close()
 
     def _made(self, bundle: Bundle, opened: Opened, opener: Opener) -> Model:
-        return Model(
-            bundle,
-            opened,
-            reopen=partial(opener.open_again, bundle),
-            settings=self._settings,
-            fair=self._terms.fair,
-        )
+        try:
+            return Model(
+                bundle,
+                opened,
+                reopen=partial(opener.open_again, bundle),
+                settings=self._settings,
+                fair=self._terms.fair,
+            )
+        except BaseException:  # as its bundle was damaged meanwhile, or the engine has a bug
+            opened.close()
+            raise
 
     def _reopen(self) -> Bundle:
         bundle = open_bundle(self.path)

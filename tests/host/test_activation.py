@@ -356,3 +356,15 @@ def test_rejections_that_are_damaged_or_can_not_be_kept_stop_nothing(
     path.mkdir()
     rejections.add(Rejection("d", "m", "1", "it failed"))
     assert "a restart will not know" in caplog.text
+
+
+def test_a_version_that_rests_while_it_is_loaded_is_not_said_to_be_idle(
+    bundles: Callable[..., Path],
+) -> None:
+    with edge.Runtime(bundles("1").parent) as runtime:
+        (slot,) = runtime._catalog.slots
+        with slot._lock:  # as a load holds it
+            slot.rest()
+        assert slot.state == "staged"
+        slot.rest()
+        assert slot.state == "idle"

@@ -46,6 +46,8 @@ class Watched:
         self.most_open = 0
         self.ran_closed = 0
         self.hold: threading.Event | None = None
+        self.at_run: Callable[[Session], None] | None = None
+        self.at_close: Callable[[Session], None] | None = None
         self._lock = threading.Lock()
 
     def watch(self, session: Session) -> Session:
@@ -59,6 +61,8 @@ class Watched:
             if self.hold is not None:
                 assert self.hold.wait(20)
             self.ran_closed += not is_open
+            if self.at_run is not None:
+                self.at_run(session)
             return run(feeds)
 
         def watched_close() -> None:
@@ -66,6 +70,8 @@ class Watched:
             with self._lock:
                 self.open -= is_open
                 is_open = False
+            if self.at_close is not None:
+                self.at_close(session)
             close()
 
         session._run, session.close = watched_run, watched_close  # type: ignore[method-assign]
@@ -390,6 +396,38 @@ def test_a_real_models_memory_is_measured_and_comes_back(heavy: Path) -> None:
         before = costs.resident_bytes()
         runtime.unload("product")
         assert before - costs.resident_bytes() > 28 * MIB
+
+
+def test_an_engine_that_fails_as_it_closes_gives_its_room_back_and_fails_no_request(
+    make_bundle: MakeBundle, cost: Cost, watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(session: Session) -> None:
+        raise RuntimeError("the driver is gone")
+
+    watched.at_close = fail
+    with edge.Runtime(folder_of(make_bundle, 2), memory=SIZE) as runtime:
+        for name in ("m00", "m01", "m00"):
+            assert runtime.infer(name, {"x": ONES})
+        runtime.unload("m00")
+        assert runtime.memory.used_bytes == 0
+    assert "could not be closed" in caplog.text
+    assert "the driver is gone" in caplog.text
+
+
+def test_a_load_that_ends_in_a_bug_of_the_engine_leaves_nothing(
+    make_bundle: MakeBundle, cost: Cost, watched: Watched
+) -> None:
+    def fail(session: Session) -> None:
+        raise RuntimeError("no such kernel")
+
+    watched.at_run = fail
+    batches = {"product": ModelSettings(max_batch=4)}
+    with edge.Runtime(make_bundle(), memory=SIZE, models=batches) as runtime:
+        with pytest.raises(RuntimeError, match="no such kernel"):
+            runtime.model("product")
+        assert (watched.open, runtime.memory.used_bytes) == (0, 0)
+        watched.at_run = None
+        assert runtime.infer("product", {"x": ONES})
 
 
 @pytest.mark.parametrize(
