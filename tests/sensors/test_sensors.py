@@ -16,7 +16,7 @@ from edge.sensors._files import Tree
 from edge.sensors.linux import LinuxSensors
 
 FAKES = Path(__file__).parent.parent / "fakes"
-DEVICES = sorted(path.name for path in FAKES.iterdir() if path.is_dir())
+DEVICES = sorted(path.name for path in FAKES.iterdir() if (path / "sys").is_dir())
 ZONE = "sys/class/thermal/thermal_zone0/temp"
 
 
