@@ -93,6 +93,13 @@ class _Watched:
         self.slot = slot
         self.former = former
         self.until_s = time.monotonic() + seconds
+        self.before = _faults_and_successes(slot)
+
+
+def _faults_and_successes(slot: Slot) -> tuple[int, int]:
+    """Requests since it was loaded first, which may be long before it took over."""
+    statistics = slot.status().statistics
+    return (statistics.fault_count, statistics.success_count) if statistics else (0, 0)
 
 
 class Activation:
@@ -137,7 +144,7 @@ class Activation:
         log.info("%s %s serves", *slot.key)
         for other in {former, instead_of, earlier.former if earlier else None}:
             if other is not None and other is not slot:
-                self._retire(other)
+                self.retire(other)
 
     def roll_back(self, name: str, reason: str) -> Slot:
         """Let the version serve again that did so before, or the one next below.
@@ -157,13 +164,14 @@ class Activation:
             )
         former.load()
         with self._lock:
-            self._on_probation.pop(name, None)
-            twin = failed if failed.key == former.key else None
+            twin = self._catalog.twin(former)
             self._catalog.activate(former, twin)
+            self._on_probation.pop(name, None)
         self.rejections.add(Rejection(failed.digest, name, failed.version, reason))
         log.error("%s %s: back to %s: %s", name, failed.version, former.version, reason)
         failed.reject(reason)
-        self._retire(failed)
+        for slot in {failed, twin or failed} - {former}:
+            self.retire(slot)
         return former
 
     def forget(self, slot: Slot) -> None:
@@ -173,12 +181,12 @@ class Activation:
             if watched is None or slot not in (watched.slot, watched.former):
                 return
             del self._on_probation[slot.name]
-        self._retire(watched.former)
+        self.retire(watched.former)
 
     def look(self) -> None:
         """Judge those that are on probation, once."""
         for name, watched in list(self._on_probation.items()):
-            reason = self._fault(watched.slot)
+            reason = self._fault(watched)
             if reason:
                 try:
                     self.roll_back(name, reason)
@@ -195,9 +203,9 @@ class Activation:
         for watched in list(self._on_probation.values()):
             self.forget(watched.slot)
 
-    def _retire(self, slot: Slot) -> None:
+    def retire(self, slot: Slot) -> None:
         """Let go of a version that does not serve, unless it may have to come back soon."""
-        if any(slot is watched.former for watched in self._on_probation.values()):
+        if any(slot is watched.former for watched in list(self._on_probation.values())):
             return
         if slot in self._catalog.slots:
             slot.rest()
@@ -211,15 +219,14 @@ class Activation:
         below = [one for one in versions if version_key(one.version) < key and self.is_wanted(one)]
         return below[-1] if below else None
 
-    def _fault(self, slot: Slot) -> str:
+    def _fault(self, watched: _Watched) -> str:
         """What is wrong with a version in service; empty while it does well."""
+        slot = watched.slot
         if slot.state == "failed":
             return str(slot.error)
-        statistics = slot.status().statistics
-        if statistics is None:
-            return ""
-        faults = statistics.fault_count
-        total = faults + statistics.success_count
+        pairs = zip(_faults_and_successes(slot), watched.before, strict=True)
+        faults, successes = (now - before for now, before in pairs)
+        total = faults + successes
         rule = self._probation
         if faults < rule.min_faults or faults <= rule.max_faults * total:
             return ""

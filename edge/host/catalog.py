@@ -6,10 +6,10 @@ import re
 import threading
 from typing import TYPE_CHECKING
 
-from edge.core.errors import InputError, NotFoundError
+from edge.core.errors import InputError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from edge.host.slot import Slot
@@ -64,9 +64,9 @@ class Catalog:
         same = (other for other in self.slots if other.key == slot.key)
         return next(same, None)
 
-    def at(self, path: Path) -> Slot | None:
-        """The one that a file was found to hold."""
-        return next((slot for slot in self.slots if slot.path == path), None)
+    def at(self, path: Path) -> list[Slot]:
+        """What a file was found to hold: several versions, if it was replaced."""
+        return [slot for slot in self.slots if slot.path == path]
 
     def active(self, name: str) -> Slot | None:
         return self._active.get(name)
@@ -82,19 +82,35 @@ class Catalog:
                 )
             self._change((*self.slots, slot))
 
-    def remove(self, slot: Slot) -> None:
+    def remove(self, slots: list[Slot], is_wanted: Callable[[Slot], bool]) -> None:
+        """Of each model that loses its active version, the newest one that is wanted takes over."""
         with self._lock:
-            if self._active.get(slot.name) is slot:
-                del self._active[slot.name]
-            self._change([other for other in self.slots if other is not slot])
+            left = [slot for slot in self.slots if slot not in slots]
+            for slot in slots:
+                if self._active.get(slot.name) is slot:
+                    del self._active[slot.name]
+            self._activate_newest(left, is_wanted)
+            self._change(left)
+
+    def replace(self, slot: Slot, other: Slot) -> bool:
+        """Put one in the place of another of its name and version; False if that one is active."""
+        with self._lock:
+            if self._active.get(slot.name) is other:
+                return False
+            self._change([*(one for one in self.slots if one is not other), slot])
+            return True
 
     def activate(self, slot: Slot, instead_of: Slot | None = None) -> Slot | None:
         """Let ``slot`` answer who names no version; gives the one that did so far.
 
         Args:
             instead_of: One of the same name and version, whose place it takes.
+        Raises:
+            UnavailableError: It was removed.
         """
         with self._lock:
+            if slot not in self.slots and instead_of not in self.slots:
+                raise UnavailableError(f"{slot.name} {slot.version} was removed meanwhile")
             others = [
                 other for other in self.slots if other is not slot and other is not instead_of
             ]
@@ -105,10 +121,13 @@ class Catalog:
 
     def activate_newest(self, is_wanted: Callable[[Slot], bool]) -> None:
         """Of each model without an active version, the newest one that is wanted, if any is."""
-        for name in self.names():
-            wanted = [slot for slot in self.of(name) if is_wanted(slot)]
-            if wanted and name not in self._active:
-                self.activate(wanted[-1])
+        with self._lock:
+            self._activate_newest(self.slots, is_wanted)
+            self._change(self.slots)
+
+    def _activate_newest(self, slots: Iterable[Slot], is_wanted: Callable[[Slot], bool]) -> None:
+        newest = {slot.name: slot for slot in slots if is_wanted(slot)}  # the last one stays
+        self._active = newest | self._active
 
     def _change(self, slots: list[Slot] | tuple[Slot, ...]) -> None:
         """Called with the lock held."""

@@ -66,12 +66,11 @@ class Intake:
         """Take in a bundle that came into a folder or was replaced there."""
         slot = self._slot_at(path, folder)
         before = self._catalog.at(path)
-        if before is not None and before.state == "failed":
-            self._catalog.remove(before)
-            before.close()
-        elif before is not None and slot.error is not None:
+        failed = [one for one in before if one.state == "failed"]
+        if slot.error is not None and len(failed) < len(before):
             log.error("%s was replaced, what was in it goes on: %s", path, slot.error)
             return
+        self._remove(failed)
         twin = self._catalog.twin(slot)
         obstacle = self._obstacle(slot, twin)
         if obstacle:
@@ -85,15 +84,16 @@ class Intake:
 
     def gone(self, path: Path) -> None:
         """Take out what was in a bundle that was deleted, after its last request."""
-        slot = self._catalog.at(path)
-        if slot is None:
-            return
-        self._activation.forget(slot)
-        log.info("%s %s is removed: its bundle was deleted", *slot.key)
-        self._catalog.remove(slot)
-        if slot.is_active:
-            self._catalog.activate_newest(self._activation.is_wanted)
-        slot.close()
+        slots = self._catalog.at(path)
+        for slot in slots:
+            log.info("%s %s is removed: its bundle was deleted", *slot.key)
+        self._remove(slots)
+
+    def _remove(self, slots: list[Slot]) -> None:
+        self._catalog.remove(slots, self._activation.is_wanted)
+        for slot in slots:
+            self._activation.forget(slot)
+            slot.close()
 
     def _obstacle(self, slot: Slot, twin: Slot | None) -> str:
         if slot.name in self._taken_names():
@@ -108,6 +108,9 @@ class Intake:
         is_older = active is not None and version_key(active.version) > version_key(slot.version)
         if is_older or not self._activation.is_wanted(slot):
             slot.rest()
+            if twin is not None:
+                is_kept = self._catalog.replace(slot, twin)
+                self._activation.retire(twin if is_kept else slot)
             return
         try:
             self._activation.activate(slot, twin)
@@ -140,4 +143,8 @@ class Intake:
             log.error("%s is left out: %s", path, error)
             bundle.close()
             return Slot(path, self._terms, error=error)
-        return Slot(path, self._terms, bundle)
+        slot = Slot(path, self._terms, bundle)
+        reason = self._activation.rejections.reason(slot.digest)
+        if reason:
+            slot.reject(reason)
+        return slot

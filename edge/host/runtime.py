@@ -159,7 +159,7 @@ class Runtime:
         Those that fail are logged, and say why in ``status``. Engines that have to be built are,
         in the background, one after the other.
         """
-        slots = [slot for slot in self._catalog.slots if slot.is_active]
+        slots = [s for s in self._catalog.slots if s.is_active and not s.is_withdrawn]
         for slot in sorted(slots, key=lambda slot: not slot.is_pinned):
             self._start(slot)
         for slot in self._catalog.slots:

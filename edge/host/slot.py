@@ -69,7 +69,7 @@ class Slot:
         self._build: Build | None = None
         self._lock = threading.Lock()
         self._is_closed = False
-        self._is_withdrawn = False
+        self.is_withdrawn = False
 
     def model(self) -> Model:
         """The model, loaded once; waits for its engine to be built where nothing else can serve.
@@ -79,7 +79,7 @@ class Slot:
         """
         while True:
             model = self._model
-            is_out = self._is_withdrawn or self.state == "failed"
+            is_out = self.is_withdrawn or self.state == "failed"
             if model is not None and not is_out and not model.is_closed:
                 return model
             build = self.start()
@@ -103,7 +103,7 @@ class Slot:
                     f"model {self.name} failed to load: {self.error}",
                     hint=self.error.hint if self.error else "",
                 )
-            if self._is_withdrawn:
+            if self.is_withdrawn:
                 raise UnavailableError(f"model {self.name} was unloaded", hint="load it again")
             model = self._model
             if model is not None and not model.is_closed:
@@ -119,7 +119,7 @@ class Slot:
             EdgeError: It can't be loaded.
         """
         with self._lock:
-            self._is_withdrawn = False
+            self.is_withdrawn = False
             if self._model is not None:
                 self._model.seat.bar("")
                 worker = self._model.opened.session.worker_status()
@@ -133,7 +133,7 @@ class Slot:
     def unload(self) -> None:
         """Give the memory back once the last request ended, and answer nothing until ``load``."""
         with self._lock:
-            self._is_withdrawn = True
+            self.is_withdrawn = True
             if self._model is not None:
                 self._model.seat.bar(f"model {self.name} was unloaded")
                 self._model.seat.evict("request")
@@ -180,7 +180,7 @@ class Slot:
             state=state,  # type: ignore[arg-type]
             reason=str(self.error or progress or ""),
             is_active=self.is_active,
-            is_withdrawn=self._is_withdrawn,
+            is_withdrawn=self.is_withdrawn,
             path=str(self.path),
             digest=self.digest,
             building=progress,

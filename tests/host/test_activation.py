@@ -20,6 +20,7 @@ from edge.core.manifest import Variant
 from edge.host import Probation
 from edge.host.activation import Rejection, Rejections
 from edge.host.folders import FolderWatch, bundles_in
+from edge.host.slot import Slot
 
 MakeBundle = Callable[..., Path]
 MakeVariant = Callable[..., Variant]
@@ -368,3 +369,124 @@ def test_a_version_that_rests_while_it_is_loaded_is_not_said_to_be_idle(
         assert slot.state == "staged"
         slot.rest()
         assert slot.state == "idle"
+
+
+def look(runtime: edge.Runtime) -> None:
+    """A file counts at the second look."""
+    for _ in range(2):
+        runtime._watch.look()  # type: ignore[union-attr]
+
+
+def test_an_older_version_that_is_replaced_is_so_without_taking_over(
+    bundles: Callable[..., Path],
+) -> None:
+    older = bundles("1")
+    bundles("2")
+    with edge.Runtime(older.parent, watch_s=3600) as runtime:
+        runtime.load_all()
+        before = runtime.status_of("product", "1").digest
+        bundles("1", labels="labels.txt", texts={"labels.txt": "x"})
+        look(runtime)
+        assert (active(runtime), runtime.versions("product")) == ("2", ["1", "2"])
+        assert runtime.status_of("product", "1").digest != before
+        assert runtime.model("product", "1").labels == ("x",)
+
+
+def test_what_one_file_held_goes_with_it_and_each_of_it_can_be_replaced(
+    bundles: Callable[..., Path],
+) -> None:
+    path = bundles("1", "product.edge")
+    with edge.Runtime(path.parent, watch_s=3600) as runtime:
+        runtime.load_all()
+        bundles("2", "product.edge")
+        look(runtime)
+        before = runtime.status_of("product").digest
+        bundles("2", "product.edge", labels="labels.txt", texts={"labels.txt": "x"})
+        look(runtime)
+        assert active(runtime) == "2"
+        assert runtime.status_of("product").digest != before
+        path.unlink()
+        look(runtime)
+        assert runtime.names() == []
+
+
+def test_what_is_removed_while_it_is_loaded_does_not_come_back(
+    bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles("1")
+    path = bundles("2")
+    with edge.Runtime(path.parent, watch_s=3600) as runtime:
+        runtime.activate("product", "1")
+        real = Slot.load
+
+        def load_and_go(self: Slot) -> None:
+            real(self)
+            path.unlink()
+            look(runtime)
+
+        monkeypatch.setattr(Slot, "load", load_and_go)
+        with pytest.raises(UnavailableError, match="removed meanwhile"):
+            runtime.activate("product", "2")
+        assert (active(runtime), runtime.versions("product")) == ("1", ["1"])
+
+
+def test_where_the_active_version_failed_and_its_bundle_is_damaged_another_serves(
+    bundles: Callable[..., Path],
+) -> None:
+    bundles("1")
+    path = bundles("2", expected=ZEROS + 1)
+    with edge.Runtime(path.parent, watch_s=3600) as runtime:
+        with pytest.raises(EngineError):
+            runtime.model("product")
+        path.write_text("no bundle")
+        look(runtime)
+        assert active(runtime) == "1"
+        assert runtime.infer("product", {"x": ONES})
+
+
+def test_a_rejected_version_answers_nobody_after_a_restart_until_it_is_asked_for(
+    bundles: Callable[..., Path],
+) -> None:
+    first, second = bundles("1"), bundles("2")
+    with edge.Runtime(first.parent) as runtime:
+        assert runtime.roll_back("product", "it sees ghosts") == "1"
+    first.unlink()
+    with edge.Runtime(second.parent) as runtime:
+        with pytest.raises(UnavailableError, match="it sees ghosts"):
+            runtime.infer("product", {"x": ONES})
+        assert runtime.status_of("product").reason == "it sees ghosts"
+        runtime.activate("product", "2")
+        assert runtime.infer("product", {"x": ONES})
+
+
+def test_what_failed_before_a_version_took_over_is_not_held_against_it(
+    bundles: Callable[..., Path], failing: Callable[[str], None]
+) -> None:
+    folder = bundles("1").parent
+    bundles("2")
+    probation = Probation(seconds=60, max_faults=0.0, min_faults=1)
+    with edge.Runtime(folder, probation=probation) as runtime:
+        runtime.load_all()
+        failing("1")
+        with pytest.raises(EngineError):
+            runtime.infer("product", {"x": ONES}, "1")
+        runtime.activate("product", "1")
+        runtime._activation.look()
+        assert active(runtime) == "1"
+        with pytest.raises(EngineError):
+            runtime.infer("product", {"x": ONES})
+        runtime._activation.look()
+        assert active(runtime) == "2"
+
+
+def test_loading_all_lets_no_other_version_serve_for_one_that_was_unloaded(
+    bundles: Callable[..., Path],
+) -> None:
+    folder = bundles("1").parent
+    bundles("2")
+    with edge.Runtime(folder) as runtime:
+        runtime.load_all()
+        runtime.unload("product", "2")
+        runtime.load_all()
+        assert active(runtime) == "2"
+        assert runtime.status_of("product").is_withdrawn
