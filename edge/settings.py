@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from edge.core.errors import SettingsError
+from edge.core.errors import InputError, SettingsError
 from edge.core.pipelines import Pipelines
 from edge.core.profile import load_profile
 from edge.core.sizes import parse_bytes
@@ -49,9 +49,16 @@ class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_body_bytes: Annotated[int, Positive] = 256 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        here = load_profile("host").memory.bytes if self.memory else 0
-        if here and parse_bytes(self.memory) > here:
-            raise ValueError(f"{self.memory} of memory: this machine has {here >> 20:,} MiB in all")
+        if not self.memory:
+            return
+        try:
+            wanted = parse_bytes(self.memory)
+        except InputError as error:
+            raise ValueError(f"memory = {error}; {error.hint}") from error
+        if wanted > (here := load_profile("host").memory.bytes) > 0:
+            raise ValueError(
+                f"memory = {self.memory!r}: this machine has {here >> 20:,} MiB in all"
+            )
 
 
 class Mqtt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -189,4 +196,7 @@ def _overlay(section: str, table: Section, environ: Mapping[str, str]) -> Sectio
             changes[key] = msgspec.convert(value, fields[key].type, strict=False)
         except msgspec.ValidationError as error:
             raise SettingsError(f"{variable}={text!r}: {error}") from error
-    return msgspec.structs.replace(table, **changes)
+    try:
+        return msgspec.structs.replace(table, **changes)
+    except ValueError as error:
+        raise SettingsError(f"{prefix}…: {error}") from error

@@ -97,6 +97,30 @@ def test_an_unknown_variable_is_named_with_those_that_exist(path: Path) -> None:
     assert "EDGE_SERVE_HTTP" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[serve]\n\nhttq = ''", r"line 3, \[serve\]: .*`httq`; did you mean `http`\?"),
+        ("\n[server]", r"line 2, the file: .*`server`; did you mean `serve`\?"),
+        ("[models.a]\n# 1\nmax_bach = 8", r"line 3, \[models\.a\]: .*did you mean `max_batch`\?"),
+        ("[serve]\nhttp = ''\nmemory = '2 elephants'", r"line 3, .*'2 elephants' is no size"),
+        ("[models.a]\nqueue = 4\ncache = 'perceptual'", r"line 3, .*needs cache_bytes"),
+        ("[models.a]\ncache_bytes = -1", r"line 2, \[models\.a\.cache_bytes\]"),
+        ("[serve]\nhttp = ''\nhttp = ''\n", "line 3"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(path: Path, text: str, message: str) -> None:
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        load_settings(path, {})
+
+
+def test_a_budget_that_is_none_is_named_with_its_variable(path: Path) -> None:
+    path.touch()
+    with pytest.raises(SettingsError, match=r"EDGE_SERVE_.*memory = '2 elephants' is no size"):
+        load_settings(path, {"EDGE_SERVE_MEMORY": "2 elephants"})
+
+
 @pytest.mark.parametrize("value", ["soon", "-1"])
 def test_a_wrong_value_is_named_with_its_variable(path: Path, value: str) -> None:
     path.touch()
@@ -178,12 +202,12 @@ def test_wrong_pipelines_are_named(path: Path, old: str, new: str, message: str)
 
 @pytest.mark.parametrize(
     ("size", "why"),
-    [("much", "'much' is no size"), ("900 TiB", "900 TiB of memory: this machine has")],
+    [("much", "memory = 'much' is no size"), ("900 TiB", "memory = '900 TiB': this machine has")],
 )
 def test_a_budget_of_memory_that_can_not_be_is_named_with_its_place(
     tmp_path: Path, size: str, why: str
 ) -> None:
     path = tmp_path / "edge.toml"
     path.write_text(f'[mqtt]\n\n[serve]\nmemory = "{size}"\n')
-    with pytest.raises(SettingsError, match=rf"edge.toml, line 3, \[serve\]: {why}"):
+    with pytest.raises(SettingsError, match=rf"edge.toml, line 4, \[serve\]: {why}"):
         load_settings(path, {})

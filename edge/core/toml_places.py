@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from edge.core.toml_lines import statements
+
 _PATH = re.compile(r" - at (?P<of_key>`key` in )?`\$(?P<path>[^`]*)`$")
 _SEGMENT = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
-_HEADER = re.compile(r"\s*\[\[?(?P<name>[^\[\]]+)\]\]?\s*(?:#.*)?")
-_KEY = re.compile(r"""\s*(?P<name>"[^"]*"|'[^']*'|[\w-]+)\s*[.=]""")
-_PART = re.compile(
-    r"""\s*(?:"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<bare>[\w-]+))\s*(?:\.|$)"""
-)
 
 
 def describe(text: str, error: msgspec.ValidationError, kind: type) -> str:
@@ -29,11 +28,30 @@ def describe(text: str, error: msgspec.ValidationError, kind: type) -> str:
     if match and match["of_key"]:
         segments.append("...")
     path = _named(msgspec.toml.decode(text), segments, kind)
-    unknown = _UNKNOWN.search(message)
-    line = _line(text, [*path, unknown["name"]] if unknown else path)
     what = message[: match.start()] if match else message
     where = f"[{'.'.join(path)}]" if path else "the file"
+    known = _keys(kind, path)
+    unknown = _UNKNOWN.search(message)
+    key = unknown["name"] if unknown else what.partition(" ")[0]
+    if unknown and known:
+        near = difflib.get_close_matches(key, known, n=1)
+        what += f"; did you mean `{near[0]}`?" if near else f"; there are {', '.join(known)}"
+    # What is wrong with a whole table begins with the key that is to blame.
+    line = _line(text, [*path, key] if unknown or key in known else path)
     return f"line {line}, {where}: {what}" if line else f"{where}: {what}"
+
+
+def _keys(kind: type, path: list[str]) -> list[str]:
+    """The keys that the table at ``path`` may have; none if it may have any, or is no table."""
+    info: Any = msgspec.inspect.type_info(kind)
+    for name in path:
+        if isinstance(info, msgspec.inspect.StructType):
+            info = next((field.type for field in info.fields if field.encode_name == name), None)
+        else:
+            info = getattr(info, "value_type", None) or getattr(info, "item_type", None)
+        info = getattr(info, "type", info)  # of a type with metadata
+    is_table = isinstance(info, msgspec.inspect.StructType)
+    return [field.encode_name for field in info.fields] if is_table else []
 
 
 def _named(raw: Any, segments: list[str], kind: type) -> list[str]:
@@ -68,26 +86,14 @@ def _at(raw: Any, path: list[str]) -> Any:
 def _line(text: str, path: list[str]) -> int:
     """The number of the line that says most of ``path``; 0 if none says any of it."""
     best, found = 0, 0
-    table: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        header, key = _HEADER.fullmatch(line), _KEY.match(line)
-        if header is not None:
-            said = table = _parts(header["name"])
-        elif key is not None:
-            said = [*table, *_parts(line.partition("=")[0])]
-        else:
-            continue
+    for line, said in statements(text):
         depth = _shared(said, path)
         if depth > best and depth == min(len(said), len(path)):
-            best, found = depth, number
+            best, found = depth, line
     return found
 
 
-def _parts(name: str) -> list[str]:
-    return [part[0] or part[1] or part[2] for part in _PART.findall(name)]
-
-
-def _shared(one: list[str], other: list[str]) -> int:
+def _shared(one: Sequence[str], other: Sequence[str]) -> int:
     """How many names they begin with in common."""
     count = 0
     for a, b in zip(one, other, strict=False):

@@ -15,6 +15,10 @@ class Leaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     names: tuple[str, ...] = ()
     inputs: dict[str, str] = {}
 
+    def __post_init__(self) -> None:
+        if self.names == ("odd",) and self.size % 2:
+            raise ValueError("size is odd, and so are the names")
+
 
 class Branch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     leaves: dict[Short, Leaf] = {}
@@ -29,10 +33,26 @@ class Tree(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @pytest.mark.parametrize(
     ("text", "where"),
     [
-        ("[root]\n\nsise = 1", "line 3, [root]: Object contains unknown field `sise`"),
+        (
+            "[root]\n\nsise = 1",
+            "line 3, [root]: Object contains unknown field `sise`; did you mean `size`?",
+        ),
         ("[root]\nsize = 0", "line 2, [root.size]: Expected `int` >= 1"),
-        ("[rot]\nsize = 1", "line 1, the file: Object contains unknown field `rot`"),
-        ("x = 1", "line 1, the file: Object contains unknown field `x`"),
+        (
+            "[rot]\nsize = 1",
+            "line 1, the file: Object contains unknown field `rot`; did you mean `root`?",
+        ),
+        ("x = 1", "line 1, the file: Object contains unknown field `x`; there are branches, root"),
+        (
+            'text = """\n[root]\nsise = 1"""',
+            "line 1, the file: Object contains unknown field `text`",
+        ),
+        ("[root]\nnames = [\n'size = 1',\n]\nsize = 0", "line 5, [root.size]: Expected `int` >= 1"),
+        (
+            "[branches.a.leaves.x]\nsize = 1\nnaems = []",
+            "line 3, [branches.a.leaves.x]: Object contains unknown field `naems`; did you mean `n",
+        ),
+        ("[root]\nsize = 3\nnames = ['odd']", "line 2, [root]: size is odd, and so are the names"),
         ("root = { size = 0 }", "line 1, [root.size]: Expected `int` >= 1"),
         ("root.size = 0", "line 1, [root.size]: Expected `int` >= 1"),
         (
