@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge.core.errors import EdgeError, NotFoundError, UnavailableError
 from edge.host.activation import Activation, Probation
@@ -20,6 +20,8 @@ from edge.host.slot import Slot, Terms
 from edge.host.status import ModelStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edge.core.pipelines import PipelineSpec
     from edge.core.tensor import Array, Feeds
     from edge.host.folders import FolderWatch
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from edge.settings import ModelSettings, Power
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Runtime:
@@ -121,14 +125,14 @@ class Runtime:
             UnavailableError: The runtime is closed, or the model failed to load before.
             EdgeError: It fails to load now.
         """
-        slot = self._catalog.find(name, version)
-        if self._is_closed:
-            raise UnavailableError("the runtime is closed")
-        return slot.model()
+        return self._with(Slot.model, name, version)
 
     def infer(self, name: str, feeds: Feeds, version: str | None = None) -> dict[str, Array]:
-        """Run one batch on the caller's thread, as ``Model.infer`` does."""
-        return self.model(name, version).infer(feeds)
+        """Run one batch on the caller's thread, as ``Model.infer`` does.
+
+        Where another version takes over meanwhile, that one answers.
+        """
+        return self._with(lambda slot: slot.model().infer(feeds), name, version)
 
     def pipeline(self, name: str) -> Pipeline:
         """A pipeline; its models are loaded when it first needs them.
@@ -277,6 +281,18 @@ class Runtime:
         manifests = {slot.name: slot.manifest for slot in slots}
         labels = {slot.name: slot.labels for slot in slots}
         return make_pipelines(specs, manifests, labels, self.model)
+
+    def _with(self, what: Callable[[Slot], T], name: str, version: str | None) -> T:
+        slot = self._catalog.find(name, version)
+        while True:
+            if self._is_closed:
+                raise UnavailableError("the runtime is closed")
+            try:
+                return what(slot)
+            except UnavailableError:
+                former, slot = slot, self._catalog.find(name, version)
+                if slot is former:
+                    raise
 
     def _start(self, slot: Slot) -> None:
         """Load an active version, or the next below it that loads."""

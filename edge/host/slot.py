@@ -97,7 +97,10 @@ class Slot:
         """
         with self._lock:
             if self._is_closed:
-                raise UnavailableError("the runtime is closed")
+                raise UnavailableError(
+                    f"model {self.name} {self.version} or the runtime is closed",
+                    hint="load it again",
+                )
             if self.state == "failed":
                 raise UnavailableError(
                     f"model {self.name} failed to load: {self.error}",

@@ -490,3 +490,31 @@ def test_loading_all_lets_no_other_version_serve_for_one_that_was_unloaded(
         runtime.load_all()
         assert active(runtime) == "2"
         assert runtime.status_of("product").is_withdrawn
+
+
+@pytest.mark.parametrize("ask", ["model", "infer"])
+@pytest.mark.parametrize("how", ["rolled back", "replaced", "deleted"])
+def test_a_request_that_found_a_version_which_gives_way_goes_to_the_next(
+    bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, ask: str, how: str
+) -> None:
+    bundles("1")
+    path = bundles("2")
+    with edge.Runtime(path.parent, watch_s=3600, probation=Probation(seconds=0)) as runtime:
+        runtime.load_all()
+        real, found = Slot.model, runtime._catalog.find("product", None)
+
+        def model_that_goes(self: Slot) -> Any:
+            if self is not found:
+                return real(self)
+            if how == "rolled back":
+                runtime.roll_back("product")
+            else:
+                path.unlink()
+                if how == "replaced":
+                    bundles("2", labels="labels.txt", texts={"labels.txt": "x"})
+                look(runtime)
+            return real(self)
+
+        monkeypatch.setattr(Slot, "model", model_that_goes)
+        assert runtime.model("product") if ask == "model" else runtime.infer("product", {"x": ONES})
+        assert active(runtime) == ("2" if how == "replaced" else "1")
