@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 async def _serve(
     runtime: Runtime, settings: Settings, listening: socket.socket, tell: Tell
 ) -> bool:
-    """Serve until a signal comes; False if an engine is still at work, or made, in the end."""
+    """Serve until a signal comes; False if an engine is at work, loaded or made in the end."""
     from edge.server.service import Service
 
     stopped = asyncio.Event()
@@ -108,7 +108,7 @@ async def _serve(
             waiting.add_done_callback(lambda _: following.cancel())
         await waiting
         unfinished = await service.drain()
-    return unfinished == 0 and loading.done() and not runtime.is_building
+    return unfinished == 0 and loading.done() and not runtime.is_loading
 
 
 async def _follow_builds(runtime: Runtime, told: list[ModelStatus], tell: Tell) -> None:

@@ -248,9 +248,11 @@ class Runtime:
         return self._residency.use
 
     @property
-    def is_building(self) -> bool:
-        """Whether an engine is in the making, which ``close`` does not wait for."""
-        return any(slot.is_building for slot in self._catalog.slots)
+    def is_loading(self) -> bool:
+        """Whether a model is being loaded, which ``close`` waits for, or an engine in the making,
+        which it does not.
+        """
+        return any(slot.is_loading for slot in self._catalog.slots)
 
     def close(self) -> None:
         """Close all models; a second call does nothing."""

@@ -170,8 +170,11 @@ class Slot:
         return self._settings.pinned
 
     @property
-    def is_building(self) -> bool:
-        return self._build is not None
+    def is_loading(self) -> bool:
+        """Whether it is being loaded, or an engine made for it."""
+        model = self._model
+        is_coming_back = model is not None and model.seat.is_loading
+        return self._build is not None or self.state in ("loading", "warming") or is_coming_back
 
     def status(self) -> ModelStatus:
         model, build = self._model, self._build

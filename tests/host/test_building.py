@@ -153,13 +153,13 @@ def test_nothing_serves_meanwhile_where_that_is_denied_or_there_is_nothing(
         assert forge.started.wait(20)
         now = status(runtime)
         assert (now.state, now.variant, runtime.is_ready) == ("building", "", False)
-        assert runtime.is_building
+        assert runtime.is_loading
         assert now.reason == "made is being built: 42 % (hammering)"
         forge.finish()
         now = status(runtime)
         assert (now.state, now.variant, now.is_fallback) == ("ready", "made", False)
         assert runtime.is_ready
-        assert not runtime.is_building
+        assert not runtime.is_loading
 
 
 def test_a_denied_fallback_fails_with_the_build(bundle: Path, forge: Any) -> None:
