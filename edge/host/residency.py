@@ -105,8 +105,9 @@ class Residency:
         self._line: deque[object] = deque()
         self._changed = threading.Condition()
         self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="edge-idle", daemon=True)
         if idle_s:
-            threading.Thread(target=self._watch, name="edge-idle", daemon=True).start()
+            self._thread.start()
 
     @property
     def use(self) -> MemoryUse:
@@ -166,10 +167,12 @@ class Residency:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Admit nothing more, and let nobody wait."""
+        """Admit nothing more, and let nobody wait; nothing is evicted behind our back after it."""
         self._closing.set()
         with self._changed:
             self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _make_room(self, need_bytes: int, may_evict: bool) -> bool:
         """Whether there is room; called with the lock held, which it lets go to evict others."""

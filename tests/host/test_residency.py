@@ -414,6 +414,22 @@ def test_an_engine_that_fails_as_it_closes_gives_its_room_back_and_fails_no_requ
     assert "the driver is gone" in caplog.text
 
 
+def test_closing_waits_for_what_is_just_unloaded(make_bundle: MakeBundle, watched: Watched) -> None:
+    is_closing, may_close = threading.Event(), threading.Event()
+
+    def take_its_time(session: Session) -> None:
+        is_closing.set()
+        assert may_close.wait(20)
+
+    watched.at_close = take_its_time
+    with edge.Runtime(make_bundle(), idle_s=0.01) as runtime:
+        runtime.load_all()
+        assert is_closing.wait(20)
+        threading.Timer(0.1, may_close.set).start()
+    assert may_close.is_set()
+    assert runtime.memory.used_bytes == 0
+
+
 def test_a_load_that_ends_in_a_bug_of_the_engine_leaves_nothing(
     make_bundle: MakeBundle, cost: Cost, watched: Watched
 ) -> None:
