@@ -18,6 +18,8 @@ from edge.core.toml_places import describe
 
 DEFAULT_PATH = Path("edge.toml")
 
+MEMORY = "memory"
+
 Positive = msgspec.Meta(gt=0)
 Section = TypeVar("Section", bound=msgspec.Struct)
 
@@ -62,9 +64,15 @@ class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Mqtt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The broker (``mqtt://[user:password@]host[:port]``, empty = no telemetry) and identity."""
+    """The broker (``mqtt://[user:password@]host[:port]``, empty = no telemetry) and identity.
+
+    What waits for the broker is in the folder ``outbox`` (empty: one in ``$XDG_STATE_HOME/edge``,
+    "memory": it is lost with the process). ``version`` is that of the protocol.
+    """
 
     url: str = ""
+    version: Literal["3.1.1", "5"] = "3.1.1"
+    outbox: str = ""
     fleet: str = "default"
     device: str = ""
     interval_s: Annotated[float, Positive] = 5.0

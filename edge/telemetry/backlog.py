@@ -1,90 +1,142 @@
-"""Messages that wait for the broker: bounded in bytes, and what is dropped is counted."""
+"""Messages that wait for the broker, in an outbox: on disk where there is one, or in memory."""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edge.telemetry.envelope import Envelope
+from edge.core.errors import InputError, UnavailableError
+from edge.telemetry.envelope import Envelope, decode, encode
+from edge.telemetry.outbox import Bounds, DiskFiles, Gap, Kind, Outbox, Record, Status, Worker
 
-MAX_BYTES = 1024 * 1024
-_OVERHEAD_BYTES = 512  # of a message in memory, beside its metrics
+log = logging.getLogger(__name__)
+
+_DAY_S = 24 * 3600
+_MIB = 1024 * 1024
+TELEMETRY = Kind("telemetry", 1, commit_s=60.0, max_bytes=64 * _MIB, max_age_s=30 * _DAY_S)
+EVENT = Kind("event", 2, commit_s=0.25, max_bytes=16 * _MIB, max_age_s=365 * _DAY_S)
+_LENGTH_BYTES = 2  # of a topic, as in MQTT
+_DISK_TIMEOUT_S = 5.0
+
+SealGap = Callable[[dict[str, Any]], tuple[str, Envelope]]
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A message for the broker. When memory is short, telemetry goes before events."""
+    """A message for the broker; ``number`` is its place in the outbox, 0 if it has none."""
 
     topic: str
-    envelope: Envelope
-    is_event: bool = False
-    is_retained: bool = False
-
-    @property
-    def cost_bytes(self) -> int:
-        return memoryview(self.envelope.m).nbytes + _OVERHEAD_BYTES
+    payload: bytes
+    number: int = 0
 
 
 class Backlog:
-    """First in, first out; any thread may call.
+    """First in, first out, as far as `Outbox` keeps to it; any thread may put, one takes.
 
-    Over ``max_bytes`` the oldest telemetry is dropped, then the oldest events. What was dropped
-    is told next, as ``gap {from, to, count, reason}`` in terms of ``seq``.
+    What had to be dropped is told as ``gap {from, to, count, reason}`` in terms of ``seq``, with
+    ``boot`` where another run has numbered them; ``count`` is null where nobody knows.
+
+    Args:
+        folder: Where messages survive; None for memory only. One that can't be used is as none.
     """
 
     def __init__(
-        self, gap_message: Callable[[dict[str, Any]], Message], max_bytes: int = MAX_BYTES
+        self, seal_gap: SealGap, folder: Path | None = None, bounds: Bounds | None = None
     ) -> None:
-        self._gap_message = gap_message
-        self._max_bytes = max_bytes
-        self._telemetry: deque[Message] = deque()
-        self._events: deque[Message] = deque()
-        self._gap: tuple[int, int, int] | None = None
-        self._lock = threading.Lock()
-        self.size_bytes = 0
-        self.dropped_count = 0
+        self._seal_gap = seal_gap
+        self._outbox = self._open(folder, bounds or Bounds())
+        self._worker = Worker(self._outbox)
 
-    def put(self, message: Message) -> None:
-        with self._lock:
-            self._queue_of(message).append(message)
-            self._grown(message)
+    def start(self) -> None:
+        self._worker.start()
 
-    def put_back(self, message: Message) -> None:
-        """Return a message that was taken and did not arrive; the one taken last comes first."""
-        with self._lock:
-            self._queue_of(message).appendleft(message)
-            self._grown(message)
+    def put(self, topic: str, envelope: Envelope, *, is_event: bool) -> None:
+        self._outbox.put(EVENT if is_event else TELEMETRY, _pack(topic, encode(envelope)))
+
+    def begin(self) -> None:
+        """A connection begins."""
+        self._outbox.begin()
+
+    def end(self) -> None:
+        """A connection has ended: what was not acknowledged waits again."""
+        self._outbox.end()
 
     def take(self) -> Message | None:
-        """The next message to send, or None."""
-        with self._lock:
-            if self._gap is not None:
-                (first, last, count), self._gap = self._gap, None
-                return self._gap_message(
-                    {"gap": {"from": first, "to": last, "count": count, "reason": "memory"}}
-                )
-            queues = [queue for queue in (self._telemetry, self._events) if queue]
-            if not queues:
-                return None
-            message = min(queues, key=lambda queue: queue[0].envelope.seq).popleft()
-            self.size_bytes -= message.cost_bytes
-            return message
+        """The next message to send, or None; what waited is marked as history."""
+        taken = self._outbox.take()
+        if taken is None:
+            return None
+        record, is_history = taken
+        topic, payload = _unpack(record.payload)
+        return Message(topic, _as_history(payload) if is_history else payload, record.seq)
 
-    def __len__(self) -> int:
-        return len(self._telemetry) + len(self._events)
+    @property
+    def has_history(self) -> bool:
+        """Whether more may come by and by, though `take` gave None."""
+        return self._outbox.has_history
 
-    def _queue_of(self, message: Message) -> deque[Message]:
-        return self._events if message.is_event else self._telemetry
+    def acknowledge(self, number: int) -> None:
+        self._outbox.acknowledge(number)
 
-    def _grown(self, message: Message) -> None:
-        self.size_bytes += message.cost_bytes
-        while self.size_bytes > self._max_bytes and len(self) > 1:
-            dropped = (self._telemetry or self._events).popleft()
-            self.size_bytes -= dropped.cost_bytes
-            self.dropped_count += 1
-            seq = dropped.envelope.seq
-            first, last, count = self._gap or (seq, seq, 0)
-            self._gap = (min(first, seq), max(last, seq), count + 1)
+    def status(self) -> Status:
+        return self._outbox.status()
+
+    def close(self) -> None:
+        """Write what still waits, if there is a disk."""
+        self._worker.close(_DISK_TIMEOUT_S)
+
+    def _open(self, folder: Path | None, bounds: Bounds) -> Outbox:
+        kinds = (TELEMETRY, EVENT)
+        if folder is not None:
+            try:
+                return Outbox(DiskFiles(folder), kinds, self._describe, bounds)
+            except (OSError, UnavailableError) as error:
+                log.warning("what waits for the broker is kept in memory only: %s", error)
+        return Outbox(None, kinds, self._describe, bounds)
+
+    def _describe(self, gap: Gap) -> bytes:
+        first, last = _envelope_of(gap.first), _envelope_of(gap.last)
+        told: dict[str, Any] = {
+            "from": first.seq if first else None,
+            "to": last.seq if last else None,
+            "count": gap.count,
+            "reason": gap.reason,
+        }
+        if gap.detail:
+            told["detail"] = gap.detail
+        if gap.reason == "damaged":  # these two are what is left around it
+            told["from"] = first.seq + 1 if first else None
+            told["to"] = last.seq - 1 if last else None
+        if first or last:
+            told["boot"] = (first or last).boot  # type: ignore[union-attr]
+        topic, envelope = self._seal_gap({"gap": told})
+        return _pack(topic, encode(envelope))
+
+
+def _pack(topic: str, payload: bytes) -> bytes:
+    name = topic.encode()
+    return len(name).to_bytes(_LENGTH_BYTES, "big") + name + payload
+
+
+def _unpack(data: bytes) -> tuple[str, bytes]:
+    end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "big")
+    return data[_LENGTH_BYTES:end].decode(errors="replace"), data[end:]
+
+
+def _envelope_of(record: Record | None) -> Envelope | None:
+    if record is None:
+        return None
+    try:
+        return decode(_unpack(record.payload)[1])
+    except InputError:  # of another version of this program
+        return None
+
+
+def _as_history(payload: bytes) -> bytes:
+    try:
+        return encode(msgspec.structs.replace(decode(payload), hist=True))
+    except InputError:  # of another version of this program, whose readers may know it
+        return payload

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 QOS = 1
 CONNECT_TIMEOUT_S = 10.0
 State = Literal["connecting", "connected", "refused", "ended"]
+Version = Literal["3.1.1", "5"]
 
 
 class Will(msgspec.Struct, frozen=True):
@@ -83,18 +84,20 @@ class Link:
         keepalive_s: int = 30,
         timeout_s: float = CONNECT_TIMEOUT_S,
         waker: Waker | None = None,
+        version: Version = "3.1.1",
     ) -> None:
         self.address = address
         self.state: State = "connecting"
         self.reason = ""
         self.received: deque[Received] = deque()
         self._acknowledged: list[int] = []
+        self._rejected: list[tuple[int, str]] = []
         self._keepalive_s = keepalive_s
         self._timeout_s = timeout_s
         self._deadline_s = 0.0
         self._waker = waker
         self._selector = selectors.DefaultSelector()
-        self._client = self._make_client(client_id, will)
+        self._client = self._make_client(client_id, will, version)
 
     def open(self) -> None:
         """Connect and say CONNECT; the answer comes in a later ``step``.
@@ -147,6 +150,11 @@ class Link:
         numbers, self._acknowledged = self._acknowledged, []
         return numbers
 
+    def rejected(self) -> list[tuple[int, str]]:
+        """Numbers of those it has refused since the last call, and why: only MQTT 5 says so."""
+        rejected, self._rejected = self._rejected, []
+        return rejected
+
     def subscribe(self, pattern: str) -> None:
         self._client.subscribe(pattern, QOS)
 
@@ -173,11 +181,13 @@ class Link:
         connection: Any = self._client.socket()
         return connection  # type: ignore[no-any-return]
 
-    def _make_client(self, client_id: str, will: Will | None) -> Client:
-        from paho.mqtt.client import Client, MQTTv311
+    def _make_client(self, client_id: str, will: Will | None, version: Version) -> Client:
+        from paho.mqtt.client import Client, MQTTv5, MQTTv311
         from paho.mqtt.enums import CallbackAPIVersion
 
-        client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTv311)
+        client = Client(
+            CallbackAPIVersion.VERSION2, client_id, protocol=MQTTv5 if version == "5" else MQTTv311
+        )
         client.connect_timeout = self._timeout_s
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -198,8 +208,11 @@ class Link:
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, code: Any, _props: Any) -> None:
         self._end(f"connection lost ({code})")
 
-    def _on_publish(self, _client: Any, _data: Any, mid: int, _code: Any, _props: Any) -> None:
-        self._acknowledged.append(mid)  # MQTT 3.1.1 has no reason codes: an answer is a yes
+    def _on_publish(self, _client: Any, _data: Any, mid: int, code: Any, _props: Any) -> None:
+        if code.is_failure:
+            self._rejected.append((mid, str(code)))
+        else:
+            self._acknowledged.append(mid)
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
         with contextlib.suppress(UnicodeDecodeError):

@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from edge.core.cache import default_state
 from edge.core.errors import SettingsError
 from edge.host.governor import Strain
 from edge.sensors import DeviceSensors, device_sensors
-from edge.settings import Mqtt
+from edge.settings import MEMORY, Mqtt
 from edge.telemetry.address import parse_address
-from edge.telemetry.metrics import Metrics, ModelMeter, Transitions, device_info, model_metrics
+from edge.telemetry.metrics import (
+    Metrics,
+    ModelMeter,
+    Transitions,
+    device_info,
+    model_metrics,
+    outbox_metrics,
+)
 from edge.telemetry.sender import Delivery, Sender
 from edge.telemetry.topics import Topics
 
@@ -39,9 +47,9 @@ class Source(Protocol):
 
 
 class Publisher:
-    """Telemetry in the background: one thread samples, another talks to the broker.
+    """Telemetry in the background: one thread samples, one talks to the broker, one to the disk.
 
-    A broker that is absent, slow or gone costs memory up to a bound and nothing else.
+    A broker that is absent, slow or gone costs disk and memory up to bounds, and nothing else.
     """
 
     def __init__(
@@ -83,12 +91,12 @@ class Publisher:
     @property
     def dropped_count(self) -> int:
         """Messages that were given up as there was no room for them."""
-        return self._sender.backlog.dropped_count
+        return self._sender.backlog.status().dropped_count
 
     @property
     def backlog_bytes(self) -> int:
-        """What waits for the broker, in memory."""
-        return self._sender.backlog.size_bytes
+        """What waits for the broker, on disk and in memory."""
+        return self._sender.backlog.status().waiting_bytes
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Deliver what waits and say offline within ``timeout_s``; a second call does nothing."""
@@ -133,6 +141,7 @@ class Publisher:
             device = self._sensors.read().metrics()
             if strain is not None:
                 device |= strain.summary()
+            device |= outbox_metrics(self._sender.backlog.status())
             self._sender.send(self._topics.of("tele", "device"), device)
         if strain is not None:
             self._tell_of(strain)
@@ -183,8 +192,20 @@ def publish(
         raise SettingsError("no MQTT broker is set", hint="give one with EDGE_MQTT_URL")
     topics = Topics(settings.fleet, settings.device_name)
     delivery = delivery or Delivery()
-    delivery = msgspec.structs.replace(delivery, keepalive_s=settings.keepalive_s)
+    delivery = msgspec.structs.replace(
+        delivery,
+        keepalive_s=settings.keepalive_s,
+        version=settings.version,
+        folder=_outbox_folder(settings),
+    )
     sender = Sender(parse_address(settings.url), topics, delivery)
     publisher = Publisher(source, sender, topics, device_sensors(root), settings.interval_s)
     publisher.start()
     return publisher
+
+
+def _outbox_folder(settings: Mqtt) -> Path | None:
+    if settings.outbox == MEMORY:
+        return None
+    name = f"{settings.fleet}-{settings.device_name}"
+    return Path(settings.outbox) if settings.outbox else default_state() / "outbox" / name

@@ -5,27 +5,30 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from edge.telemetry.address import BrokerAddress
-from edge.telemetry.backlog import MAX_BYTES, Backlog, Message
+from edge.telemetry.backlog import Backlog, Message
 from edge.telemetry.backoff import Backoff
 from edge.telemetry.envelope import Envelope, Sealer, encode
-from edge.telemetry.link import CONNECT_TIMEOUT_S, Link, Waker, Will
+from edge.telemetry.link import CONNECT_TIMEOUT_S, Link, Version, Waker, Will
+from edge.telemetry.outbox import Bounds
 from edge.telemetry.topics import Topics
 
 log = logging.getLogger(__name__)
 
 _TICK_S = 1.0  # paho looks after keepalive and lost connections this often
+_DRAIN_TICK_S = 0.1  # while history goes by its rate
 
 
 class Delivery(msgspec.Struct, frozen=True):
     """How hard to try.
 
-    ``window`` messages at most wait for the broker's answer at one time. One that waited longer
-    than ``fresh_s`` for a connection is marked as history.
+    ``window`` messages at most wait for the broker's answer at one time. Those that wait for a
+    connection are in ``folder``, if there is one, within ``bounds``.
     """
 
     first_wait_s: float = 1.0
@@ -33,22 +36,24 @@ class Delivery(msgspec.Struct, frozen=True):
     timeout_s: float = CONNECT_TIMEOUT_S
     keepalive_s: int = 30
     window: int = 8
-    max_bytes: int = MAX_BYTES
-    fresh_s: float = 1.0
+    version: Version = "3.1.1"
+    folder: Path | None = None
+    bounds: Bounds = Bounds()
 
 
 class Sender:
-    """Delivers at least once while it lives, in order but for what is retained.
+    """Delivers at least once, in order but for what is retained.
 
     Of a retained topic only the newest value counts: it is sent on change and again after each
-    reconnect. All else waits in a bounded backlog. Nothing here blocks the caller.
+    reconnect, and is made anew by the next run. All else waits in a backlog, also over restarts,
+    until the broker says that it has it. Nothing here blocks the caller.
     """
 
     def __init__(self, address: BrokerAddress, topics: Topics, delivery: Delivery) -> None:
         self.state = "connecting"
         self.reason = ""
         self._sealer = Sealer()
-        self.backlog = Backlog(self._gap_message, delivery.max_bytes)
+        self.backlog = Backlog(self._seal_gap, delivery.folder, delivery.bounds)
         self._address = address
         self._topics = topics
         self._delivery = delivery
@@ -57,19 +62,22 @@ class Sender:
         self._in_flight: dict[int, Message] = {}
         self._will: Envelope | None = None
         self._will_seq = 0
-        self._connected_ns = 0
+        self._has_been_rejected = False
         self._closing_s: float | None = None
         self._has_said_goodbye = False
         self._lock = threading.Lock()
+        self._sealing = threading.Lock()
         self._waker = Waker()
         self._thread = threading.Thread(target=self._run, name="edge-mqtt", daemon=True)
 
     def start(self) -> None:
+        self.backlog.start()
         self._thread.start()
 
     def send(self, topic: str, metrics: dict[str, Any], *, is_event: bool = False) -> None:
         """Stamp and queue a message."""
-        self.backlog.put(Message(topic, self._sealer.seal(metrics), is_event))
+        with self._sealing:  # so that those of a run wait in the order of their numbers
+            self.backlog.put(topic, self._sealer.seal(metrics), is_event=is_event)
         self._waker.wake()
 
     def retain(self, topic: str, metrics: dict[str, Any]) -> None:
@@ -88,6 +96,7 @@ class Sender:
         self._thread.join(timeout_s + _TICK_S)
         if not self._thread.is_alive():  # else it hangs in a name look-up, and dies with us
             self._waker.close()
+        self.backlog.close()
 
     def _run(self) -> None:
         delivery = self._delivery
@@ -112,6 +121,7 @@ class Sender:
             keepalive_s=self._delivery.keepalive_s,
             timeout_s=self._delivery.timeout_s,
             waker=self._waker,
+            version=self._delivery.version,
         )
 
     def _serve(self, link: Link) -> None:
@@ -121,9 +131,7 @@ class Sender:
         except Exception as error:  # a defect costs a connection and a message, not the telemetry
             log.exception("telemetry failed, and will connect again")
             link.abort(f"{type(error).__name__}: {error}")
-        for message in reversed(self._in_flight.values()):
-            if not message.is_retained:
-                self.backlog.put_back(message)
+        self.backlog.end()
         self._in_flight.clear()
 
     def _talk(self, link: Link) -> None:
@@ -135,11 +143,21 @@ class Sender:
             if self._closing_s is not None and self._close_when_done(link, self._closing_s):
                 break
             link.step(self._tick_s())
-            for number in link.acknowledged():
-                self._in_flight.pop(number, None)
+            self._settle(link)
+
+    def _settle(self, link: Link) -> None:
+        for number in link.acknowledged():
+            message = self._in_flight.pop(number, None)
+            if message is not None and message.number:
+                self.backlog.acknowledge(message.number)
+        for number, reason in link.rejected():  # it stays, and goes again with the next connection
+            message = self._in_flight.pop(number, None)
+            if message is not None and not self._has_been_rejected:
+                self._has_been_rejected = True
+                log.warning("the broker refused a message to %s: %s", message.topic, reason)
 
     def _begin(self) -> None:
-        self._connected_ns = time.monotonic_ns()
+        self.backlog.begin()
         if self._will is not None:
             self._will_seq, self._will = self._will.seq, None
         self._note("connected", "")
@@ -148,16 +166,20 @@ class Sender:
 
     def _hand_over(self, link: Link) -> None:
         while len(self._in_flight) < self._delivery.window and link.is_open:
-            message = self._next_retained() or self.backlog.take()
-            if message is None:
+            if retained := self._next_retained():
+                self._send(link, retained, is_retained=True)
+            elif message := self.backlog.take():
+                self._send(link, message)
+            else:
                 return
-            self._send(link, message)
 
-    def _send(self, link: Link, message: Message) -> None:
-        envelope = message.envelope
-        if envelope.mono_ns + self._delivery.fresh_s * 1e9 < self._connected_ns:
-            envelope = msgspec.structs.replace(envelope, hist=True)
-        number = link.send(message.topic, encode(envelope), is_retained=message.is_retained)
+    def _send(self, link: Link, message: Message, *, is_retained: bool = False) -> None:
+        try:
+            number = link.send(message.topic, message.payload, is_retained=is_retained)
+        except Exception:  # no connection would take it, and it would hold up all others
+            if message.number:
+                self.backlog.acknowledge(message.number)
+            raise
         self._in_flight[number] = message
 
     def _next_retained(self) -> Message | None:
@@ -176,18 +198,21 @@ class Sender:
         if time.monotonic() >= deadline_s:
             link.abort()
             return True
-        if link.state != "connected" or self._in_flight or self._unsent or len(self.backlog):
+        if link.state != "connected" or self._in_flight or self._unsent:
+            return False
+        if self.backlog.has_history and not self.backlog.status().is_durable:
             return False
         if self._has_said_goodbye:
             link.disconnect()
             return True
         self._has_said_goodbye = True
         offline = {"state": "offline", "reason": "closed"}
-        self._send(link, self._retained_message(self._topics.status, offline))
+        goodbye = self._retained_message(self._topics.status, offline)
+        self._send(link, goodbye, is_retained=True)
         return False
 
     def _retained_message(self, topic: str, metrics: dict[str, Any]) -> Message:
-        return Message(topic, self._sealer.seal(metrics), is_retained=True)
+        return Message(topic, encode(self._sealer.seal(metrics)))
 
     def _new_will(self) -> Will:
         """A will for the next connection, with a number of its own.
@@ -199,13 +224,14 @@ class Sender:
             self._will = self._sealer.seal({"state": "offline", "reason": "connection lost"})
         return Will(self._topics.status, encode(self._will))
 
-    def _gap_message(self, metrics: dict[str, Any]) -> Message:
-        return Message(self._topics.of("event", "gap"), self._sealer.seal(metrics), is_event=True)
+    def _seal_gap(self, metrics: dict[str, Any]) -> tuple[str, Envelope]:
+        return self._topics.of("event", "gap"), self._sealer.seal(metrics)
 
     def _tick_s(self) -> float:
+        tick_s = _DRAIN_TICK_S if self.backlog.has_history else _TICK_S
         if self._closing_s is None:
-            return _TICK_S
-        return min(_TICK_S, max(0.0, self._closing_s - time.monotonic()))
+            return tick_s
+        return min(tick_s, max(0.0, self._closing_s - time.monotonic()))
 
     def _wait(self, seconds: float) -> None:
         until_s = time.monotonic() + seconds

@@ -1,88 +1,173 @@
-"""Messages that wait: in order, bounded, and what is lost is told."""
+"""Messages that wait: on disk or in memory, and what is lost is told in terms of readers."""
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.telemetry.backlog import Backlog, Message
-from edge.telemetry.envelope import Sealer
+from edge.telemetry.envelope import Envelope, Sealer, decode
+from edge.telemetry.outbox import Bounds, DiskFiles
 
 
 class Waiting:
     """A backlog of numbered messages."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, folder: Path | None = None, **bounds: Any) -> None:
         self.sealer = Sealer()
-        self.backlog = Backlog(self._gap, max_bytes)
+        self.backlog = Backlog(self._seal_gap, folder, Bounds(fresh_s=0.0, **bounds))
+        self.backlog.start()
 
     def put(self, text: str = "", *, is_event: bool = False) -> int:
-        message = Message("t", self.sealer.seal({"text": text}), is_event=is_event)
-        self.backlog.put(message)
-        return message.envelope.seq
+        envelope = self.sealer.seal({"text": text})
+        self.backlog.put("t", envelope, is_event=is_event)
+        return envelope.seq
 
-    def _gap(self, metrics: dict[str, Any]) -> Message:
-        return Message("gap", self.sealer.seal(metrics), is_event=True)
+    def _seal_gap(self, metrics: dict[str, Any]) -> tuple[str, Envelope]:
+        return "gap", self.sealer.seal(metrics)
 
     def take_all(self) -> list[Message]:
+        self.backlog.begin()
         messages = []
         while message := self.backlog.take():
             messages.append(message)
+            self.backlog.acknowledge(message.number)
         return messages
 
+    def close(self) -> None:
+        self.backlog.close()
 
-def test_messages_come_in_the_order_they_were_put() -> None:
-    waiting = Waiting(10_000)
+
+def _numbers(messages: list[Message]) -> list[int]:
+    return [decode(message.payload).seq for message in messages if message.topic == "t"]
+
+
+def _gaps(messages: list[Message]) -> list[dict[str, Any]]:
+    return [
+        decode(message.payload).metrics()["gap"] for message in messages if message.topic == "gap"
+    ]
+
+
+def test_what_waited_for_a_connection_is_marked_as_history() -> None:
+    waiting = Waiting()
+    waiting.put()
+    assert [decode(message.payload).hist for message in waiting.take_all()] == [True]
+    waiting.put()
+    message = waiting.backlog.take()
+    assert message
+    assert decode(message.payload).hist is False
+    waiting.close()
+
+
+def test_messages_of_an_earlier_run_come_first_under_their_own_numbers(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path)
     numbers = [waiting.put(is_event=number % 3 == 0) for number in range(9)]
-    assert [message.envelope.seq for message in waiting.take_all()] == numbers
-    assert len(waiting.backlog) == waiting.backlog.size_bytes == 0
-
-
-def test_message_that_did_not_arrive_comes_first_again() -> None:
-    waiting = Waiting(10_000)
-    numbers = [waiting.put(is_event=number == 1) for number in range(4)]
-    taken = [message for _ in range(3) if (message := waiting.backlog.take())]
-    for message in reversed(taken):
-        waiting.backlog.put_back(message)
-    assert [message.envelope.seq for message in waiting.take_all()] == numbers
+    boot = waiting.sealer.boot
+    waiting.close()
+    waiting = Waiting(tmp_path)
+    numbers.append(waiting.put())
+    messages = waiting.take_all()
+    assert _numbers(messages) == numbers
+    assert [decode(message.payload).boot == boot for message in messages] == [True] * 9 + [False]
+    waiting.close()
+    waiting = Waiting(tmp_path)
+    assert waiting.take_all() == []
+    waiting.close()
 
 
 def test_oldest_telemetry_goes_before_any_event() -> None:
-    waiting = Waiting(6_000)
+    waiting = Waiting(memory_bytes=6_000)
     event = waiting.put(is_event=True)
     telemetry = [waiting.put("x" * 100) for _ in range(30)]
-    messages = waiting.take_all()
-    kept = [message.envelope.seq for message in messages[1:]]
+    kept = _numbers(waiting.take_all())
     assert kept[0] == event
     assert kept[1:] == telemetry[-len(kept[1:]) :]
+    waiting.close()
 
 
 def test_what_was_dropped_is_told_next() -> None:
-    waiting = Waiting(3_000)
+    waiting = Waiting(memory_bytes=3_000)
     numbers = [waiting.put("x" * 100) for _ in range(20)]
-    gap, *kept = waiting.take_all()
-    dropped = numbers[: -len(kept)]
-    assert gap.topic == "gap"
-    assert gap.envelope.metrics()["gap"] == {
-        "from": dropped[0],
-        "to": dropped[-1],
-        "count": len(dropped),
-        "reason": "memory",
-    }
-    assert waiting.backlog.dropped_count == len(dropped)
+    messages = waiting.take_all()
+    assert messages[0].topic == "gap"
+    dropped = numbers[: -len(_numbers(messages))]
+    assert _gaps(messages) == [
+        {
+            "from": dropped[0],
+            "to": dropped[-1],
+            "count": len(dropped),
+            "reason": "memory",
+            "boot": waiting.sealer.boot,
+        }
+    ]
+    assert waiting.backlog.status().dropped_count == len(dropped)
     assert waiting.backlog.take() is None
+    waiting.close()
+
+
+def test_damage_is_told_by_the_numbers_around_it(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path)
+    boot = waiting.sealer.boot
+    for _ in range(9):
+        waiting.put()
+    waiting.close()
+    (path,) = tmp_path.glob("*.log")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    waiting = Waiting(tmp_path)
+    messages = waiting.take_all()
+    assert _numbers(messages) == [1, 2, 3, 4, 6, 7, 8, 9]
+    (gap,) = _gaps(messages + waiting.take_all())
+    assert (gap["from"], gap["to"], gap["count"]) == (5, 5, None)
+    assert (gap["reason"], gap["boot"]) == ("damaged", boot)
+    assert path.name in gap["detail"]
+    waiting.close()
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_folder_that_can_not_be_used_leaves_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_taken: bool
+) -> None:
+    folder = tmp_path / "outbox"
+    files = DiskFiles(folder) if is_taken else None
+    if not is_taken:
+        folder.touch()
+    waiting = Waiting(folder)
+    number = waiting.put()
+    assert _numbers(waiting.take_all()) == [number]
+    assert waiting.backlog.status().is_durable is False
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "in memory only: " in record.message
+    waiting.close()
+    if files:
+        files.release()
+
+
+def test_message_of_another_version_is_sent_as_it_is(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path)
+    envelope = msgspec.structs.replace(waiting.sealer.seal({}), v=2)
+    waiting.backlog.put("t", envelope, is_event=False)
+    (message,) = waiting.take_all()
+    assert msgspec.json.decode(message.payload)["v"] == 2
+    waiting.close()
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 2000)), max_size=60))
 def test_size_is_bounded_and_nothing_vanishes_untold(puts: list[tuple[bool, int]]) -> None:
-    waiting = Waiting(5_000)
+    waiting = Waiting(memory_bytes=5_000)
     for is_event, size in puts:
         waiting.put("x" * size, is_event=is_event)
-        assert waiting.backlog.size_bytes <= 5_000
+        assert waiting.backlog.status().waiting_bytes <= 5_000
     messages = waiting.take_all()
-    kept = [message for message in messages if message.topic == "t"]
-    told = sum(m.envelope.metrics()["gap"]["count"] for m in messages if m.topic == "gap")
-    assert len(kept) + told == len(puts)
-    assert waiting.backlog.size_bytes == 0
+    told = sum(gap["count"] for gap in _gaps(messages))
+    assert len(_numbers(messages)) + told == len(puts)
+    assert waiting.backlog.status().waiting_bytes == 0
+    waiting.close()

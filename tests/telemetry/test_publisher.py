@@ -65,12 +65,13 @@ def models() -> Models:
 
 
 @pytest.fixture
-def start(models: Models) -> Iterator[Callable[..., Publisher]]:
+def start(models: Models, tmp_path: Path) -> Iterator[Callable[..., Publisher]]:
     """Starts publishers, and closes them after the test."""
     started: list[Publisher] = []
 
     def start(url: str, source: Any = models, delivery: Delivery = QUICK, **fields: Any) -> Any:
         given = {"url": url, "fleet": "lab", "device": "one", "interval_s": 0.05, **fields}
+        given = {"outbox": str(tmp_path / "outbox"), **given}
         publisher = publish(source, Mqtt(**given), root=FAKES / "raspberry-pi-5", delivery=delivery)
         started.append(publisher)
         return publisher

@@ -14,6 +14,7 @@ import pytest
 
 from edge.telemetry.address import BrokerAddress
 from edge.telemetry.link import Link
+from edge.telemetry.outbox import Bounds
 from edge.telemetry.sender import Delivery, Sender
 from edge.telemetry.topics import Topics
 
@@ -165,14 +166,14 @@ def test_nothing_is_lost_when_connections_break(
             eventually(lambda before=before: len(proxy.connections) > before, "a new connection")
     arrivals = _collect(listener, COUNT)
     assert sorted(arrival.metrics["number"] for arrival in arrivals) == list(range(COUNT))
-    assert sender.backlog.dropped_count == 0
+    assert sender.backlog.status().dropped_count == 0
 
 
 def test_what_waited_for_a_connection_is_history(
     broker: Any, listen: Any, make_sender: Any
 ) -> None:
     listener = listen()
-    sender = make_sender(broker.port, is_started=False, fresh_s=0.0)
+    sender = make_sender(broker.port, is_started=False, bounds=Bounds(fresh_s=0.0))
     sender.send(_topic(0), {})
     sender.start()
     assert _collect(listener, 1)[0].envelope.hist is True
@@ -186,12 +187,12 @@ def test_what_was_dropped_is_told_when_the_broker_is_back(
 ) -> None:
     listener = listen()
     proxy.is_open = False
-    sender = make_sender(proxy.port, max_bytes=5_000)
+    sender = make_sender(proxy.port, bounds=Bounds(memory_bytes=5_000))
     eventually(lambda: sender.state == "unreachable", "the absence to be seen")
     for number in range(COUNT):
         sender.send(_topic(number), {"number": number})
-        assert sender.backlog.size_bytes <= 5_000
-    dropped = sender.backlog.dropped_count
+        assert sender.backlog.status().waiting_bytes <= 5_000
+    dropped = sender.backlog.status().dropped_count
     assert 0 < dropped < COUNT
     proxy.is_open = True
     gap = listener.until(lambda a: a.path == "event/gap", "the gap").metrics["gap"]
@@ -237,11 +238,12 @@ def test_broker_that_stops_answering_is_left_and_nothing_is_lost(
     eventually(lambda: sender.state == "connected", "the greeting")
     for number in range(20):
         sender.send(_topic(number), {"number": number})
-    eventually(lambda: len(sender.backlog) <= 17, "the window to fill")
+    eventually(lambda: len(sender._in_flight) == 4, "the window to fill")
     eventually(lambda: len(server.connections) >= 2, "the silence to be noticed")
     sender.close(0.2)
     assert sender.state == "closed"
-    assert len(sender.backlog) == 20
+    sender.backlog.begin()
+    assert all(sender.backlog.take() for _ in range(20))
 
 
 @pytest.mark.parametrize("code", [2, 5])
