@@ -262,6 +262,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--block", type=float, default=1.2, help="seconds per server and round")
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--note", default="", help="what a reader of the table should know")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     if not (args.data / "models").is_dir():
@@ -269,7 +270,7 @@ def main() -> int:
         return 0
     lines = [line for name in args.only for line in run_model(name, args)]
     result = Result(
-        machine(), versions(args.venvs), args.rounds, args.block, os.nice(0), tuple(lines)
+        machine(), versions(args.venvs), args.rounds, args.block, tuple(lines), args.note
     )
     table = serving_table.markdown(result)
     print(table)

@@ -64,8 +64,8 @@ class Result(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     rounds: int
     block_s: float
-    nice: int
     lines: tuple[Line, ...]
+    note: str = ""
 
 
 INTRODUCTION = """\
@@ -74,12 +74,12 @@ INTRODUCTION = """\
 On {machine}, which also sends the load; {versions}.
 Made by `python benchmarks/serving.py`, which says how; the figures are in `serving.json`.
 
-Medians of {rounds} rounds of {block:g} s, with the lowest and the highest of them; all processes
-had a nice value of {nice}, as the machine had other things to do, too. `CPU` is that of all the server's processes per answer, `× base` how many times more FastAPI with JSON at
-FP32 takes at the same concurrency. Servers batch unless the row says *one by one* (FastAPI does
-not). All run one thread of ONNX Runtime on the same files, except where OpenVINO is named. In the
-tables of ratios more than 1 says that ours is ahead, on any figure. MLServer and LitServe get
-base64, as their HTTP takes no binary tensors.
+Medians of {rounds} rounds of {block:g} s, with the lowest and the highest of them. `CPU` is that
+of all the server's processes per answer, `× base` how many times more FastAPI with JSON at FP32
+takes at the same concurrency. Servers batch unless the row says *one by one* (FastAPI does not).
+All run one thread of ONNX Runtime on the same files, except where OpenVINO is named. In the tables
+of ratios more than 1 says that ours is ahead, on any figure. MLServer and LitServe get base64, as
+their HTTP takes no binary tensors.
 """
 
 
@@ -90,8 +90,8 @@ def markdown(result: Result) -> str:
         versions=versions,
         rounds=result.rounds,
         block=result.block_s,
-        nice=result.nice,
     )
+    text += f"\n{result.note}\n" if result.note else ""
     for model in dict.fromkeys(line.model for line in result.lines):
         lines = [line for line in result.lines if line.model == model]
         text += f"\n## {model}\n\n" + "\n".join([*_levers(lines), "", *_against(lines)]) + "\n"
