@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -112,6 +113,7 @@ class Activation:
         self._catalog = catalog
         self._probation = probation
         self._on_probation: dict[str, _Watched] = {}
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -130,7 +132,12 @@ class Activation:
         Raises:
             EdgeError: It does not load or does not answer as it should: nothing has changed.
         """
-        slot.load()
+        with self._turns[slot.name]:
+            self.rejections.forgive(slot.digest)
+            slot.load()
+            self._switch(slot, instead_of)
+
+    def _switch(self, slot: Slot, instead_of: Slot | None) -> None:
         with self._lock:
             if self._closing.is_set():
                 raise UnavailableError("the runtime is closed")
@@ -146,17 +153,25 @@ class Activation:
             if other is not None and other is not slot:
                 self.retire(other)
 
-    def roll_back(self, name: str, reason: str) -> Slot:
+    def roll_back(self, name: str, reason: str, slot: Slot | None = None) -> Slot:
         """Let the version serve again that did so before, or the one next below.
 
+        Args:
+            slot: The one to take back; None for whichever is active.
         Raises:
-            UnavailableError: There is none that could.
+            UnavailableError: There is none that could, or ``slot`` is not active any more.
             EdgeError: It does not load: nothing has changed.
         """
-        failed = self._catalog.find(name, None)
+        with self._turns[name]:
+            failed = self._catalog.find(name, None)
+            if slot not in (failed, None):
+                raise UnavailableError(f"{name} {failed.version} took over meanwhile")
+            return self._take_back(name, failed, reason)
+
+    def _take_back(self, name: str, failed: Slot, reason: str) -> Slot:
         watched = self._on_probation.get(name)
-        former = watched.former if watched is not None and watched.slot is failed else None
-        former = former or self.next_below(failed)
+        kept = watched.former if watched is not None and watched.slot is failed else None
+        former = kept or self.next_below(failed)
         if former is None:
             raise UnavailableError(
                 f"{name} {failed.version} has no version to go back to",
@@ -164,7 +179,7 @@ class Activation:
             )
         former.load()
         with self._lock:
-            twin = self._catalog.twin(former)
+            twin = self._catalog.twin(former) if kept is not None else None
             self._catalog.activate(former, twin)
             self._on_probation.pop(name, None)
         self.rejections.add(Rejection(failed.digest, name, failed.version, reason))
@@ -189,7 +204,7 @@ class Activation:
             reason = self._fault(watched)
             if reason:
                 try:
-                    self.roll_back(name, reason)
+                    self.roll_back(name, reason, watched.slot)
                 except EdgeError as error:
                     log.error("%s stays at %s: %s", name, watched.slot.version, error)
                     self.forget(watched.slot)

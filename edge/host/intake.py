@@ -67,7 +67,7 @@ class Intake:
         slot = self._slot_at(path, folder)
         before = self._catalog.at(path)
         failed = [one for one in before if one.state == "failed"]
-        if slot.error is not None and len(failed) < len(before):
+        if slot.manifest is None and len(failed) < len(before):
             log.error("%s was replaced, what was in it goes on: %s", path, slot.error)
             return
         self._remove(failed)

@@ -197,9 +197,7 @@ class Runtime:
             NotFoundError: There is no model of that name and version.
             EdgeError: It does not load or answer as it should: nothing has changed.
         """
-        slot = self._catalog.find(name, version)
-        self._activation.rejections.forgive(slot.digest)
-        self._activation.activate(slot)
+        self._activation.activate(self._catalog.find(name, version))
 
     def roll_back(self, name: str, reason: str = "by request") -> str:
         """Let the version before the active one serve again, and tell which that is.
@@ -256,6 +254,7 @@ class Runtime:
 
     def close(self) -> None:
         """Close all models; a second call does nothing."""
+        self._residency.close()  # first: what waits for room ends, and nobody waits for it
         if self._watch is not None:
             self._watch.close()
         self._activation.close()
@@ -264,7 +263,6 @@ class Runtime:
         self._is_closed = True
         if self._governor is not None:
             self._governor.close()
-        self._residency.close()
         for slot in self._catalog.slots:
             slot.close()
 

@@ -241,6 +241,9 @@ class Slot:
                 opener.starter.may_evict = may_evict
                 self._open(bundle, opener)
                 opener.starter.may_evict = True
+            except NoRoomError:
+                self._bundle = bundle  # its file may be replaced before there is room
+                raise
             except BaseException:
                 bundle.close()
                 raise

@@ -492,6 +492,66 @@ def test_loading_all_lets_no_other_version_serve_for_one_that_was_unloaded(
         assert runtime.status_of("product").is_withdrawn
 
 
+def test_what_is_activated_while_it_is_taken_back_serves_in_the_end(
+    bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles("1")
+    with (
+        edge.Runtime(bundles("2").parent) as runtime,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        runtime.load_all()
+        real, activating = Rejections.add, []
+
+        def add_late(self: Rejections, rejection: Rejection) -> None:
+            activating.append(pool.submit(runtime.activate, "product", "2"))
+            time.sleep(0.1)  # it does not come through now
+            real(self, rejection)
+
+        monkeypatch.setattr(Rejections, "add", add_late)
+        runtime.roll_back("product")
+        activating[0].result(20)
+        assert (active(runtime), state(runtime, "2")) == ("2", "ready")
+
+
+def test_what_is_replaced_while_it_is_loaded_to_come_back_does_not(
+    bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles("1")
+    with edge.Runtime(bundles("2").parent, watch_s=3600) as runtime:
+        runtime.load_all()
+        real = Slot.load
+
+        def load_and_go(self: Slot) -> None:
+            real(self)
+            bundles("1", labels="labels.txt", texts={"labels.txt": "x"})
+            look(runtime)
+
+        monkeypatch.setattr(Slot, "load", load_and_go)
+        with pytest.raises(UnavailableError, match="removed meanwhile"):
+            runtime.roll_back("product")
+        assert active(runtime) == "2"
+        assert runtime.model("product", "1").labels == ("x",)
+
+
+def test_a_rejected_version_that_comes_instead_of_another_is_shown(
+    bundles: Callable[..., Path],
+) -> None:
+    bundles("1")
+    path = bundles("2")
+    rejected = path.read_bytes()
+    with edge.Runtime(path.parent, watch_s=3600) as runtime:
+        runtime.roll_back("product", "it sees ghosts")
+        bundles("2", labels="labels.txt", texts={"labels.txt": "x"})
+        look(runtime)
+        runtime.activate("product", "1")
+        path.unlink()
+        path.write_bytes(rejected)
+        look(runtime)
+        assert runtime.status_of("product", "2").reason == "it sees ghosts"
+        assert active(runtime) == "1"
+
+
 @pytest.mark.parametrize("ask", ["model", "infer"])
 @pytest.mark.parametrize("how", ["rolled back", "replaced", "deleted"])
 def test_a_request_that_found_a_version_which_gives_way_goes_to_the_next(

@@ -212,6 +212,39 @@ def test_loading_all_leaves_out_what_there_is_no_room_for(
         assert runtime.infer("m03", {"x": ONES})
 
 
+def test_what_waits_for_room_answers_though_its_file_is_damaged_meanwhile(
+    make_bundle: MakeBundle, cost: Cost
+) -> None:
+    folder = folder_of(make_bundle, 2)
+    with edge.Runtime(folder, memory=SIZE) as runtime:
+        runtime.load_all()
+        assert states(runtime) == ["ready", "idle"]
+        path = Path(runtime.status_of("m01").path)
+        path.unlink()
+        path.write_text("no bundle")
+        assert runtime.infer("m01", {"x": ONES})
+
+
+def test_closing_does_not_wait_for_a_version_that_waits_for_room(
+    make_bundle: MakeBundle, cost: Cost, watched: Watched
+) -> None:
+    watched.hold = threading.Event()
+    folder = folder_of(make_bundle, 1)
+    runtime = edge.Runtime(folder, memory=SIZE, watch_s=0.01)
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(runtime.infer, "m00", {"x": ONES})
+        while not runtime.memory.used_bytes:
+            time.sleep(0.001)
+        make_bundle(name="m01")
+        while not runtime._residency._line:
+            time.sleep(0.001)
+        try:
+            pool.submit(runtime.close).result(20)
+        finally:
+            watched.hold.set()
+        assert running.result(20)
+
+
 def test_statistics_outlive_an_eviction(make_bundle: MakeBundle) -> None:
     with edge.Runtime(make_bundle()) as runtime:
         for _ in range(3):
