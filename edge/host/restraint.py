@@ -205,7 +205,8 @@ class Restraint:
 
     def _tighten_concurrency(self, factor: float, load: Load) -> None:
         if self._rate * factor > self._fewer_rate:  # still more than one fewer would do
-            self._cut_at, self._rate = self._rate, self._rate * factor
+            least = self._settings.min_batches_per_s
+            self._cut_at, self._rate = self._rate, max(least, self._rate * factor)
         elif self._rate:
             self._concurrency -= 1
             self._rate = 0.0
@@ -237,6 +238,7 @@ class Restraint:
         """At the rate of before, which then rises: one of few is a large step in power."""
         self._rate = 0.0
         if load.concurrency > _USED * self._concurrency and load.batches_per_s:
-            self._rate = self._fewer_rate = load.batches_per_s
+            least = self._settings.min_batches_per_s
+            self._rate = self._fewer_rate = max(least, load.batches_per_s)
             self._free_rate = self._rate * (self._concurrency + 1) / self._concurrency
         self._concurrency += 1

@@ -278,7 +278,7 @@ def test_whatever_sensors_say_limits_are_some_and_go_when_all_is_well(
         )
         limits = restraint.decide(now_s, reading, Load(concurrency, rate))
         assert limits.batches_per_s == 0.0 or limits.batches_per_s >= 2.0
-        assert 0 <= limits.concurrency <= 32
+        assert 0 <= limits.concurrency <= 64
         assert policy == "throughput" or limits.concurrency == 0
         assert policy != "watch" or limits == Limits()
     cool = Reading(temperature_celsius={"cpu": -60.0}, total_watts=0.0)

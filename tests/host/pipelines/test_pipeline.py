@@ -13,6 +13,7 @@ import pytest
 
 from edge.core.errors import EngineError, InputError, NotFoundError, SettingsError, UnavailableError
 from edge.host import Runtime
+from edge.host.pictures import Pictures
 from edge.host.pipelines import Pipeline
 from edge.settings import ModelSettings
 
@@ -131,7 +132,8 @@ def test_no_boxes_give_an_empty_answer(make: Make, colors: np.ndarray, models: P
     pipeline = make(CROPS)
     finder = pipeline._works["things"].model()
     strict = msgspec.structs.replace(finder.manifest.output, score_threshold=0.99)
-    finder.manifest = msgspec.structs.replace(finder.manifest, output=strict)
+    manifest = msgspec.structs.replace(finder.manifest, output=strict)
+    finder._pictures = Pictures(manifest, finder.labels, finder.inputs)
     assert pipeline.run(colors) == {"things": []}
     assert pipeline.status([]).steps["names"].skipped == 1
 
