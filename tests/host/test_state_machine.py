@@ -63,6 +63,12 @@ KINDS = ("sound", "other", "wrong", "huge")
 
 some_name = st.sampled_from(NAMES)
 some_version = st.sampled_from(VERSIONS)
+some_deed = st.sampled_from(
+    (
+        *("infer", "infer a version", "load", "unload", "load all", "judge"),
+        *("activate", "activate", "roll back", "roll back"),
+    )
+)
 some_kind = st.sampled_from(("sound", "sound", "other", "wrong", "huge", "damaged"))
 
 
@@ -218,6 +224,20 @@ def within(what: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
         faulthandler.dump_traceback(stream)
         stream.seek(0)
         pytest.fail(f"this takes more than {limit_s:g} s:\n{stream.read()}")
+
+
+def in_background(what: Callable[[], Any], start: threading.Barrier) -> Future[Any]:
+    ended: Future[Any] = Future()
+
+    def run() -> None:
+        start.wait(LIMIT_S)
+        try:
+            ended.set_result(what())
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return ended
 
 
 def outcome_of(ask: Callable[[], dict[str, Any]]) -> Outcome:
@@ -407,7 +427,8 @@ class Host(RuleBasedStateMachine):
             return {"unavailable"}
         status = self.runtime.status_of(name)
         if status.state == "failed":
-            assert self.may_fail(packed) or self.is_rejected(packed), status
+            is_legal = self.may_fail(packed) or self.is_rejected(packed)
+            assert is_legal or "was replaced since" in status.reason, status
             return {"unavailable"}
         assert packed is not None
         if packed.is_bad:
@@ -426,9 +447,11 @@ class Host(RuleBasedStateMachine):
     ) -> None:
         """Take note that a model has these versions now, of which one of ``actives`` is active."""
         self.models[name] = self.seen(name)
-        assert self.models[name] == versions
+        kinds = {v: packed and packed.kind for v, packed in self.models[name].items()}
+        assert kinds == {v: packed and packed.kind for v, packed in versions.items()}
         status = {s.version: s for s in self.runtime.status() if s.name == name}
         assert [v for v, s in status.items() if s.is_active] in ([v] if v else [] for v in actives)
+        assert not any(slot._is_closed for slot in self.runtime._catalog.slots)
         self.active[name] = next((v for v, s in status.items() if s.is_active), None)
         for version, packed in versions.items():
             assert status[version].is_withdrawn == (packed in self.withdrawn)
@@ -747,12 +770,14 @@ class Host(RuleBasedStateMachine):
         if versions.get(version) == packed:
             return actives
         is_sound = not packed.is_bad and packed.answer not in self.yard.engine.broken
-        if (active is not None and active > version) or not self.is_wanted(packed):
+        if (active is not None and active > version) or self.is_rejected(packed):
             if version != active:
+                self.forget(versions.get(version))
                 versions[version] = packed
             return actives
         self.permitted[name].also({packed.answer})
         if is_sound:
+            self.forget(versions.get(version))
             versions[version] = packed
             self.faulty.discard(name)
             return {version}
@@ -804,6 +829,53 @@ class Host(RuleBasedStateMachine):
         for name in NAMES:
             self.settle(name, self.models[name], {self.active[name]})
 
+    # ---- all at once
+
+    @rule(
+        files=st.lists(st.tuples(some_name, some_version, some_kind | st.none()), max_size=2),
+        deeds=st.lists(st.tuples(some_deed, some_name, some_version), min_size=2, max_size=4),
+    )
+    def several_things_at_once(
+        self, files: list[tuple[str, str, str | None]], deeds: list[tuple[str, str, str]]
+    ) -> None:
+        """While bundles came and went, if ``files`` says so; in any order, all is well after."""
+        for name in NAMES:
+            errors = {"unavailable", "fault", "missing"}
+            self.permitted[name].also(self.every_answer(name) | errors)
+        for name, version, kind in files:
+            path = self.place_of(name, version)
+            if kind is not None:
+                self.write(name, version, kind)
+            elif path in self.on_disk:
+                path.unlink()
+                del self.on_disk[path]
+        start = threading.Barrier(len(deeds) + 1)
+        ended = [in_background(self.look, start)]
+        ended += [in_background(self.deed(*deed), start) for deed in deeds]
+        for end in ended:
+            try:
+                within(end.result)
+            except NoRoomError:
+                raise
+            except EdgeError:
+                pass
+        for name in NAMES:
+            self.resettle(name)
+            self.infer(name)
+
+    def deed(self, deed: str, name: str, version: str) -> Callable[[], object]:
+        runtime = self.runtime
+        return {
+            "infer": lambda: runtime.infer(name, FEEDS),
+            "infer a version": lambda: runtime.infer(name, FEEDS, version),
+            "load": lambda: runtime.load(name, version),
+            "unload": lambda: runtime.unload(name, version),
+            "activate": lambda: runtime.activate(name, version),
+            "roll back": lambda: runtime.roll_back(name),
+            "load all": runtime.load_all,
+            "judge": runtime._activation.look,
+        }[deed]
+
     # ---- failures
 
     @rule(name=some_name)
@@ -847,7 +919,7 @@ def test_whatever_happens_in_any_order_the_host_answers_rightly_and_leaks_nothin
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=int(os.environ.get("EXAMPLES", "40")),
+            max_examples=int(os.environ.get("EXAMPLES", "60")),
             stateful_step_count=50,
             derandomize="EXAMPLES" not in os.environ,
             suppress_health_check=list(HealthCheck),
