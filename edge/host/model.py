@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,7 +21,7 @@ from edge.host.statistics import Statistics
 from edge.settings import ModelSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Future
 
     from edge.bundle import Bundle
@@ -202,17 +203,13 @@ class Model:
             UnsupportedError: The manifest does not say how pictures become tensors.
         """
         start = _now()
-        try:
+        with self._counting_failures(start):
             feeds, geometry = self.prepare(picture)
-            prepared = _now()
-            held_back = self.is_held_back
-            outputs, queue_ns = self._run_in_turn(feeds) if held_back else (self._run(feeds), 0)
-            inferred = _now()
+        prepared = _now()
+        outputs = self.infer(feeds)  # which counts itself
+        inferred = _now()
+        with self._counting_failures(start):
             prediction = self.decode(outputs, geometry, top=top)
-        except BaseException as error:
-            self.statistics.failure(_now() - start, error)
-            raise
-        self.statistics.success(inferred - prepared - queue_ns, queue_ns)
         self.statistics.transfer(prepared - start, _now() - inferred)
         return prediction
 
@@ -296,6 +293,14 @@ class Model:
             raise
         self.statistics.success(_now() - start - queue_ns, queue_ns)
         return outputs
+
+    @contextmanager
+    def _counting_failures(self, start_ns: int) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.statistics.failure(_now() - start_ns, error)
+            raise
 
     def _run_in_turn(self, feeds: Feeds) -> tuple[dict[str, Array], int]:
         """The outputs, and how many nanoseconds it waited."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import color_models
 import numpy as np
 import pytest
 import xxhash
@@ -251,3 +252,20 @@ def test_what_is_remembered_says_so_and_what_is_inferred_does_not(counted):
     for again in (counted.infer(ONES), counted.submit(ONES).result()):
         assert isinstance(again, Recalled)
         assert (again.is_perceptual, again.difference) == (False, 0.0)
+
+
+def test_a_picture_that_was_seen_is_not_inferred_again(tmp_path, monkeypatch):
+    color_models.pack_all(tmp_path)
+    settings = {"finder": ModelSettings(cache_bytes=1 << 20)}
+    with Runtime(tmp_path, models=settings) as runtime:
+        model = runtime.model("finder")
+        first = model.predict(color_models.picture())
+        monkeypatch.setattr(model, "_run", None)  # whatever runs now fails
+        assert model.predict(color_models.picture()) == first
+        snapshot = model.snapshot()
+        assert (snapshot.success_count, snapshot.failure_count) == (1, 0)
+        assert snapshot.cache.hits == 1
+        assert snapshot.stages["input"].count == 2
+        with pytest.raises(InputError):
+            model.predict(tmp_path / "no picture")
+        assert model.snapshot().failure_count == 1
