@@ -81,6 +81,10 @@ class Backlog:
     def acknowledge(self, number: int) -> None:
         self._outbox.acknowledge(number)
 
+    def commit(self) -> bool:
+        """Write all that waits in memory; whether all of it is safe now. Waits for the disk."""
+        return self._outbox.commit()
+
     def status(self) -> Status:
         return self._outbox.status()
 

@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -306,3 +307,74 @@ def test_host_that_does_not_exist_is_survived(make_sender: Any, eventually: Even
     sender.start()
     eventually(lambda: sender.state == "unreachable", "the look-up to fail")
     sender.close(0.2)
+
+
+class Picky:
+    """A broker of MQTT 5, as far as a sender sees it, which refuses what it is not ``fond`` of."""
+
+    def __init__(self) -> None:
+        self.fond = ""
+        self.taken: list[int] = []
+
+    def __call__(self, data: bytes) -> bytes:
+        answers = b""
+        while data:
+            length, start = data[1] & 0x7F, 2
+            if data[1] >= 0x80:
+                length, start = length | data[2] << 7, 3
+            packet, data = data[start : start + length], data[start + length :]
+            if packet[2:6] == b"MQTT":
+                answers += b"\x20\x03\0\0\0"
+            elif b"tele/" in packet:
+                answers += b"\x40\x03" + self._answer(packet)
+        return answers
+
+    def _answer(self, packet: bytes) -> bytes:
+        end = 2 + int.from_bytes(packet[:2], "big")
+        is_taken = packet[2:end].decode().endswith(self.fond)
+        if is_taken:
+            self.taken.append(msgspec.json.decode(packet[end + 3 :])["m"]["number"])
+        return packet[end : end + 2] + (b"\0" if is_taken else b"\x97")
+
+
+def test_message_that_is_refused_stays_and_holds_up_no_other(
+    serve: Any, make_sender: Any, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its reason code, which only MQTT 5 has."""
+    picky = Picky()
+    picky.fond = "n10"
+    server = serve(picky)
+    sender = make_sender(server.port, version="5", window=4, timeout_s=5.0, keepalive_s=60)
+    for number in range(11):
+        sender.send(_topic(number), {"number": number})
+    eventually(lambda: picky.taken == [10], "the one that it likes")
+    refused = [record.message for record in caplog.records if "refused" in record.message]
+    assert refused == [f"the broker refused a message to {_topic(0)}: Quota exceeded"]
+    picky.fond = ""
+    server.cut()
+    eventually(lambda: len(picky.taken) == 11, "the others")
+    assert picky.taken[1:] == list(range(10))
+
+
+def test_messages_of_a_dead_process_are_delivered_by_the_next(
+    broker: Any, listen: Any, make_sender: Any, tmp_path: Path
+) -> None:
+    listener = listen()
+    sender = make_sender(broker.port, is_started=False, folder=tmp_path)
+    for number in range(5):
+        sender.send(_topic(number), {"number": number})
+    assert sender.backlog.commit()
+    sender.backlog._outbox._files.release()  # as the end of a process does
+    sender._waker.close()
+    again = make_sender(broker.port, folder=tmp_path)
+    again.send(_topic(5), {"number": 5})
+    arrivals = _collect_all(listener, 6)
+    assert [arrival.metrics["number"] for arrival in arrivals] == list(range(6))
+    assert [arrival.envelope.hist for arrival in arrivals[:5]] == [True] * 5
+
+
+def _collect_all(listener: Any, count: int) -> list[Any]:
+    return [
+        listener.until(lambda a: a.path.startswith("tele/"), f"message {number}")
+        for number in range(count)
+    ]
