@@ -99,7 +99,11 @@ class ModelMeter:
             "precision": status.precision,
             "placement": status.placement.actual if status.placement else "",
             "is_fallback": status.is_fallback,
+            "loads": status.loads,
+            "evictions": status.evictions,
         }
+        if status.memory is not None:
+            row["memory_bytes"] = status.memory.resident_bytes
         if window_s > 0:
             succeeded = snapshot.success_count - (earlier.success_count if earlier else 0)
             failed = snapshot.failure_count - (earlier.failure_count if earlier else 0)

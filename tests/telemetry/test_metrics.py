@@ -11,6 +11,7 @@ import edge
 from edge.core.contracts import Placement
 from edge.core.errors import EngineError
 from edge.host import BuildProgress, ModelStatus, Statistics
+from edge.host.costs import Cost
 from edge.telemetry.metrics import ModelMeter, Transitions, device_info, model_metrics
 
 SECOND_NS = 1_000_000_000
@@ -155,3 +156,12 @@ def test_model_says_how_far_the_build_of_its_engine_is() -> None:
     assert metrics["building"] == {"variant": "tensorrt-int8", "phase": "timing", "percent": 43}
     assert metrics["why"].startswith("tensorrt-int8 is being built: 43 % (timing)")
     assert "building" not in model_metrics([_status()])["digits"]
+
+
+def test_memory_loads_and_evictions_are_told() -> None:
+    status = _status(
+        Statistics(), memory=Cost(5_000, 9_000, is_measured=True), loads=3, evictions={"room": 2}
+    )
+    (row,) = ModelMeter().measure([status], 0)["models"]
+    told = {key: row[key] for key in ("memory_bytes", "loads", "evictions")}
+    assert told == {"memory_bytes": 5_000, "loads": 3, "evictions": {"room": 2}}
