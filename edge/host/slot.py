@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from edge.bundle import Bundle, open_bundle
 from edge.core.errors import BundleError, EdgeError, EngineError, UnavailableError
 from edge.host.building import Build
@@ -21,7 +19,7 @@ from edge.host.goldens import prove
 from edge.host.model import Model
 from edge.host.opening import Opened, Opener
 from edge.host.residency import NoRoomError, Residency
-from edge.host.status import ModelStatus, State
+from edge.host.status import ModelStatus, State, with_model
 from edge.settings import ModelSettings
 
 log = logging.getLogger(__name__)
@@ -191,27 +189,7 @@ class Slot:
             digest=self.digest,
             building=progress,
         )
-        if model is None:
-            return status
-        opened = model.opened
-        placement = opened.session.placement
-        worker = opened.session.worker_status()
-        if worker is not None and worker.failure:
-            status = msgspec.structs.replace(status, state="failed", reason=worker.failure)
-        return msgspec.structs.replace(
-            status,
-            engine=opened.candidate.engine,
-            variant=opened.variant.id,
-            precision=placement.precision,
-            choice=opened.choice,
-            is_fallback=opened.is_fallback,
-            placement=placement,
-            statistics=model.snapshot(),
-            memory=opened.room.cost if opened.room else None,
-            loads=model.seat.loads,
-            evictions=dict(model.seat.evictions),
-            worker=worker,
-        )
+        return status if model is None else with_model(status, model)
 
     def close(self) -> None:
         """Close for good: a thread that asks at the same time loads nothing behind our back.

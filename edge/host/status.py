@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -10,6 +10,9 @@ from edge.core.contracts import Placement, WorkerStatus
 from edge.host.building import BuildProgress
 from edge.host.costs import Cost
 from edge.host.statistics import Snapshot
+
+if TYPE_CHECKING:
+    from edge.host.model import Model
 
 State = Literal["staged", "loading", "building", "warming", "ready", "idle", "failed"]
 
@@ -44,3 +47,26 @@ class ModelStatus(msgspec.Struct, frozen=True):
     loads: int = 0
     evictions: dict[str, int] = {}
     worker: WorkerStatus | None = None
+
+
+def with_model(status: ModelStatus, model: Model) -> ModelStatus:
+    """``status`` with all that is known once a model was loaded."""
+    opened = model.opened
+    placement = opened.session.placement
+    worker = opened.session.worker_status()
+    if worker is not None and worker.failure:
+        status = msgspec.structs.replace(status, state="failed", reason=worker.failure)
+    return msgspec.structs.replace(
+        status,
+        engine=opened.candidate.engine,
+        variant=opened.variant.id,
+        precision=placement.precision,
+        choice=opened.choice,
+        is_fallback=opened.is_fallback,
+        placement=placement,
+        statistics=model.snapshot(),
+        memory=opened.room.cost if opened.room else None,
+        loads=model.seat.loads,
+        evictions=dict(model.seat.evictions),
+        worker=worker,
+    )
