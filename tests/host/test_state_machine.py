@@ -812,7 +812,7 @@ class Host(RuleBasedStateMachine):
                 next_ = versions[active]
             if not versions:
                 self.permitted[name].also({"missing", "unavailable"})
-            elif next_ is None or next_ in self.withdrawn or self.may_fail(next_):
+            elif active is None or next_ in self.withdrawn or self.may_fail(next_):
                 self.permitted[name].also({"unavailable", "fault"})
             if next_ is not None:
                 self.permitted[name].also({next_.answer})
