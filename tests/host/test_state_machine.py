@@ -608,7 +608,8 @@ class Host(RuleBasedStateMachine):
         self.permitted[name].also({"unavailable"} if self.may_fail(packed) else set())
         if packed is not None and packed in self.withdrawn:
             self.permitted[name].also({packed.answer})
-        self.withdrawn.discard(packed)
+        if version in self.models[name]:
+            self.withdrawn.discard(packed)
         try:
             within(what)
         except NoRoomError:
@@ -736,6 +737,7 @@ class Host(RuleBasedStateMachine):
 
     @rule(name=some_name, version=some_version, kind=some_kind)
     def put(self, name: str, version: str, kind: str) -> None:
+        self.let_fail_what_may(name)
         versions, active = dict(self.models[name]), self.active[name]
         path = self.place_of(name, version)
         failed = {s.version for s in self.failed_at(path) if s.name == name}
@@ -793,11 +795,17 @@ class Host(RuleBasedStateMachine):
         self.withdrawn.discard(packed)
         self.suspect.discard(packed)
 
+    def let_fail_what_may(self, name: str) -> None:
+        """What becomes of a file depends on whether a version failed: it must not in between."""
+        if any(self.may_fail(packed) for packed in self.models[name].values()):
+            self.stop_bursts()
+
     @rule(name=some_name, version=some_version)
     def delete(self, name: str, version: str) -> None:
         path = self.place_of(name, version)
         if path not in self.on_disk:
             return
+        self.let_fail_what_may(name)
         path.unlink()
         del self.on_disk[path]
         versions = dict(self.models[name])
