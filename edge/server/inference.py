@@ -86,6 +86,11 @@ class Served:
         finally:
             model.seat.give(sitting)
 
+    def submit(self, call: Call) -> Future[dict[str, Array]]:
+        """Outputs of the model's own threads."""
+        feeds, priority, timeout_us = call.feeds, call.priority, call.timeout_us
+        return self.model.submit(feeds, priority=priority, timeout_us=timeout_us)
+
 
 class NotLoadedError(UnavailableError):
     """A model that was never loaded; ``Inference.load`` loads it."""
@@ -158,7 +163,13 @@ class Inference:
         if outputs is not None:
             respond(_answer(served, call, outputs, input_ns))
             return None
-        future = served.model.submit(call.feeds, priority=call.priority, timeout_us=call.timeout_us)
+        try:
+            future = served.submit(call)
+        except UnavailableError:
+            if not served.model.is_closed:
+                raise
+            served = self.find(name, version)  # the one that came for it in between
+            future = served.submit(call)
 
         def finish(done: Future[dict[str, Array]]) -> None:
             if done.cancelled():

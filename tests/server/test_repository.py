@@ -16,6 +16,7 @@ from edge.core.tensor import TensorSpec
 from edge.host import Runtime
 from edge.server.application import Application
 from edge.server.http.message import Head, Request, Response, Traffic
+from edge.server.inference import Served
 
 triton = pytest.importorskip("tritonclient.http")
 from tritonclient.utils import InferenceServerException  # noqa: E402
@@ -167,3 +168,24 @@ def test_tritons_client_unloads_and_loads(folder: Path, start: Any, tmp_path: Pa
     assert client.is_model_ready("a")
     assert client.infer("a", [given]).as_numpy("y").shape == (1, 2)
     client.close()
+
+
+def test_a_request_whose_version_goes_in_between_is_answered_by_the_next(
+    tmp_path: Path, pack_null: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack_null(tmp_path, "a", "1")
+    newer = pack_null(tmp_path, "a", "2")
+    with Runtime(tmp_path, watch_s=60) as runtime:
+        runtime.load_all()
+        asked, submit = Asked(runtime), Served.submit
+
+        def late(served: Served, call: Any) -> Any:
+            if newer.exists():
+                newer.unlink()
+                runtime._watch.look()  # type: ignore[union-attr]
+            return submit(served, call)
+
+        monkeypatch.setattr(Served, "submit", late)
+        (answer,) = asked(("POST", "/v2/models/a/infer", CALL))
+        assert json.loads(answer.parts[0])["model_version"] == "1"
+        asked.application.close()
