@@ -78,6 +78,10 @@ class Backlog:
         """Whether more may come by and by, though `take` gave None."""
         return self._outbox.has_history
 
+    def hold_history(self) -> None:
+        """Leave what waited to the next run."""
+        self._outbox.hold_history()
+
     def acknowledge(self, number: int) -> None:
         self._outbox.acknowledge(number)
 

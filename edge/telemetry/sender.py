@@ -64,6 +64,7 @@ class Sender:
         self._will_seq = 0
         self._has_been_rejected = False
         self._closing_s: float | None = None
+        self._hold_history_s = 0.0
         self._has_said_goodbye = False
         self._lock = threading.Lock()
         self._sealing = threading.Lock()
@@ -90,7 +91,11 @@ class Sender:
         self._waker.wake()
 
     def close(self, timeout_s: float) -> None:
-        """Deliver what waits, say offline, and disconnect, all within ``timeout_s``."""
+        """Deliver what waits, say offline, and disconnect, all within ``timeout_s``.
+
+        Of what is on disk, that which takes more than half of the time is left to the next run.
+        """
+        self._hold_history_s = time.monotonic() + timeout_s / 2
         self._closing_s = time.monotonic() + timeout_s
         self._waker.wake()
         self._thread.join(timeout_s + _TICK_S)
@@ -198,9 +203,9 @@ class Sender:
         if time.monotonic() >= deadline_s:
             link.abort()
             return True
-        if link.state != "connected" or self._in_flight or self._unsent:
-            return False
-        if self.backlog.has_history and not self.backlog.status().is_durable:
+        if self.backlog.status().is_durable and time.monotonic() >= self._hold_history_s:
+            self.backlog.hold_history()
+        if link.state != "connected" or self._in_flight or self._unsent or self.backlog.has_history:
             return False
         if self._has_said_goodbye:
             link.disconnect()

@@ -373,6 +373,24 @@ def test_messages_of_a_dead_process_are_delivered_by_the_next(
     assert [arrival.envelope.hist for arrival in arrivals[:5]] == [True] * 5
 
 
+def test_close_leaves_long_history_to_the_next_run_and_says_goodbye(
+    broker: Any, listen: Any, make_sender: Any, tmp_path: Path
+) -> None:
+    listener = listen()
+    bounds = Bounds(fresh_s=0.0, history_burst=3, history_per_s=1e-6)
+    sender = make_sender(broker.port, is_started=False, folder=tmp_path, bounds=bounds)
+    for number in range(20):
+        sender.send(_topic(number), {"number": number})
+    sender.start()
+    first = [arrival.metrics["number"] for arrival in _collect_all(listener, 3)]
+    sender.close(1.0)
+    goodbye = listener.until(lambda a: a.path == "status" and a.metrics["state"] == "offline")
+    assert goodbye.metrics["reason"] == "closed"
+    make_sender(broker.port, folder=tmp_path)
+    rest = [arrival.metrics["number"] for arrival in _collect_all(listener, 17)]
+    assert first + rest == list(range(20))
+
+
 def _collect_all(listener: Any, count: int) -> list[Any]:
     return [
         listener.until(lambda a: a.path.startswith("tele/"), f"message {number}")

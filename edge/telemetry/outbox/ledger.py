@@ -141,8 +141,10 @@ class Ledger:
         self.dropped_count += gap.count or 0
         before = self._gaps.get(gap.reason)
         if before is not None and before.count is not None and gap.count is not None:
+            ends = [end for end in (before.first, before.last, gap.first, gap.last) if end]
+            ends.sort(key=lambda end: end.seq)
             count = before.count + gap.count
-            gap = msgspec.structs.replace(before, last=gap.last or before.last, count=count)
+            gap = msgspec.structs.replace(gap, count=count, first=ends[0], last=ends[-1])
         self._gaps[gap.reason] = gap
 
     def tell_gaps(self) -> list[Record]:

@@ -97,6 +97,10 @@ class Outbox:
         """Whether `take` may give more by and by, though it gave None."""
         return self._lanes.has_history
 
+    def hold_history(self) -> None:
+        """Give only live messages until the next ``begin``; from the thread that takes."""
+        self._lanes.has_history = False
+
     def acknowledge(self, seq: int) -> None:
         with self._ledger.lock:
             self._ledger.acknowledge(seq)

@@ -57,6 +57,7 @@ while True:
 class Outcome(msgspec.Struct, frozen=True):
     """``reordered_count``: messages that came after a later one of their lane, for the first time.
 
+    ``gap_reasons``: of each gap that was told; a write that was cut amid is ``damaged``.
     ``unaccepted_count`` came though the device died before it could say that they were safe.
     """
 
@@ -66,7 +67,7 @@ class Outcome(msgspec.Struct, frozen=True):
     duplicate_count: int
     unaccepted_count: int
     history_count: int
-    gap_count: int
+    gap_reasons: tuple[str, ...]
     device_kills: int
     broker_kills: int
     seconds: float
@@ -275,10 +276,11 @@ def _judge(
     wanted = {(boot, number) for boot, last in accepted.items() for number in range(1, last + 1)}
     seen: set[tuple[str, int]] = set()
     newest = {True: (-1, 0), False: (-1, 0)}
-    reordered = duplicates = history = gaps = 0
+    reordered = duplicates = history = 0
+    gaps: list[str] = []
     for topic, envelope in arrivals:
         if topic.endswith("/gap"):
-            gaps += 1
+            gaps.append(envelope["m"]["gap"]["reason"])
             continue
         key = (envelope["boot"], envelope["m"]["n"])
         if key in seen:
@@ -296,7 +298,7 @@ def _judge(
         duplicate_count=duplicates,
         unaccepted_count=len(seen - wanted),
         history_count=history,
-        gap_count=gaps,
+        gap_reasons=tuple(gaps),
         device_kills=killed["device"],
         broker_kills=killed["broker"],
         seconds=round(seconds, 1),
