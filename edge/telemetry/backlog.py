@@ -19,6 +19,7 @@ _DAY_S = 24 * 3600
 _MIB = 1024 * 1024
 TELEMETRY = Kind("telemetry", 1, commit_s=60.0, max_bytes=64 * _MIB, max_age_s=30 * _DAY_S)
 EVENT = Kind("event", 2, commit_s=0.25, max_bytes=16 * _MIB, max_age_s=365 * _DAY_S)
+KINDS = (TELEMETRY, EVENT)
 _LENGTH_BYTES = 2  # of a topic, as in MQTT
 _DISK_TIMEOUT_S = 5.0
 
@@ -97,13 +98,15 @@ class Backlog:
         self._worker.close(_DISK_TIMEOUT_S)
 
     def _open(self, folder: Path | None, bounds: Bounds) -> Outbox:
-        kinds = (TELEMETRY, EVENT)
-        if folder is not None:
-            try:
-                return Outbox(DiskFiles(folder), kinds, self._describe, bounds)
-            except (OSError, UnavailableError) as error:
-                log.warning("what waits for the broker is kept in memory only: %s", error)
-        return Outbox(None, kinds, self._describe, bounds)
+        files = None
+        try:
+            files = DiskFiles(folder) if folder else None
+            return Outbox(files, KINDS, self._describe, bounds)
+        except (OSError, UnavailableError) as error:
+            log.warning("what waits for the broker is kept in memory only: %s", error)
+        if files:
+            files.release()
+        return Outbox(None, KINDS, self._describe, bounds)
 
     def _describe(self, gap: Gap) -> bytes:
         first, last = _envelope_of(gap.first), _envelope_of(gap.last)

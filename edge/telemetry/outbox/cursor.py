@@ -33,14 +33,13 @@ def save(files: Files, cursor: Cursor) -> None:
 
 
 def load(files: Files) -> Cursor | None:
-    """None if it can't be believed: all that is on disk is then sent, maybe again.
-
-    Raises:
-        OSError: It is there, and can't be read.
-    """
+    """None if it can't be read or believed: all that is on disk is then sent, maybe again."""
     if NAME not in files.sizes():
         return Cursor()
-    data = files.read(NAME)
+    try:
+        data = files.read(NAME)
+    except OSError:
+        return None
     body = data[_SUM_BYTES:]
     if zlib.crc32(body) != int.from_bytes(data[:_SUM_BYTES], "little"):
         return None

@@ -30,7 +30,7 @@ class Wear(msgspec.Struct):
 
 
 class Files(Protocol):
-    """Files of one folder, by name. Every call but ``sizes`` and ``read`` may raise OSError."""
+    """Files of one folder, by name. Every call that touches the disk may raise OSError."""
 
     wear: Wear
 

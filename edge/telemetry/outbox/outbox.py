@@ -48,7 +48,7 @@ class Outbox:
         kinds: The first is given up first; messages that tell of a gap are of the last.
         describe: Makes the payload of such a message.
     Raises:
-        OSError: What is there can't be read.
+        OSError: The folder can't be listed.
     """
 
     def __init__(

@@ -25,9 +25,6 @@ class Writer:
     """The disk's half of an outbox; any thread may call, and waits for the disk.
 
     Its lock is taken before the ledger's, never after.
-
-    Raises:
-        OSError: What is there can't be read.
     """
 
     def __init__(self, ledger: Ledger, files: Files) -> None:

@@ -357,6 +357,29 @@ def test_damaged_cursor_costs_duplicates_only_and_is_told(cursor: bytes) -> None
     assert [gap["reason"] for gap in gaps(came)] == ["cursor"]
 
 
+def test_files_that_can_not_be_read_hide_nothing_of_the_others() -> None:
+    """Neither do their numbers come twice, should they be read again."""
+    files = FaultyFiles()
+    box = Box(files, msgspec.structs.replace(SMALL, segment_bytes=1 << 20))
+    events = _fill(box, 4, EVENT)
+    telemetry = _fill(box, 4, start=4)
+    box.commit()
+    box.begin()
+    box.acknowledge(box.take()[0].seq)  # type: ignore[index]
+    box.commit()
+    again = FaultyFiles({name: files.read(name) for name in files.sizes()})
+    unreadable = ("cursor", next(name for name in files.sizes() if name.startswith("tele")))
+    again.fails = lambda call, name: errno.EIO if call == "read" and name in unreadable else 0
+    box = Box(again)
+    events += _fill(box, 1, EVENT, start=8)
+    box.commit()
+    came = box.drain(acknowledged=False) + box.drain(acknowledged=False)
+    assert set(messages(came)) == set(events)
+    assert {gap["reason"] for gap in gaps(came)} == {"cursor", "damaged"}
+    again.fails = lambda call, name: 0
+    assert set(telemetry) | set(events[1:]) == set(messages(_reopened(again).drain()))
+
+
 def test_bytes_written_are_within_twice_the_payload_at_a_commit_a_minute() -> None:
     files = FaultyFiles()
     box = Box(files, Bounds())
