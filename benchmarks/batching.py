@@ -33,6 +33,7 @@ from edge.core.tensor import TensorSpec
 from edge.host import Snapshot, Statistics
 from edge.host.batching import BatchPlan
 from edge.host.scheduler import Scheduler
+from edge.host.seat import Seat
 from edge.settings import ModelSettings
 
 HERE = Path(__file__).parent
@@ -138,9 +139,8 @@ class Bench:
         for contender, settings in SETTINGS.items():
             plan = model.batches if settings.max_batch > 1 else BatchPlan()
             self.counts[contender] = Statistics()
-            self.schedulers[contender] = Scheduler(
-                name, session.run, plan, settings, self.counts[contender]
-            )
+            seat = Seat(name, model.opened, plan)
+            self.schedulers[contender] = Scheduler(name, seat, settings, self.counts[contender])
 
     def raw_rate(self, size: int) -> float:
         run, name = self.raw, self.input

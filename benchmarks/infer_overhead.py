@@ -117,7 +117,7 @@ def bundle(name: str, folder: Path) -> Path:
 
 def raw_calls(model: edge.Model, feeds: dict[str, Any]) -> dict[str, Call]:
     """The engine's own calls on the session that ``model`` holds."""
-    session: Any = model._session
+    session: Any = model.opened.session
     if model.variant.engine == "onnxruntime":
         run = session._session.run
         return {"InferenceSession.run": lambda: run(None, feeds)}
