@@ -43,7 +43,13 @@ class TensorRtBackend:
             return Availability(ready=False, reason=f"TensorRT does not start: {error}")
         try:
             facts = {name: value for name, value in gpu.facts.items() if name != "gpu"}
-            return Availability(ready=True, version=trt.__version__, devices=(DEVICE,), facts=facts)
+            return Availability(
+                ready=True,
+                version=trt.__version__,
+                devices=(DEVICE,),
+                facts=facts,
+                needs_instances=True,
+            )
         finally:
             gpu.close()
 

@@ -23,7 +23,8 @@ class Availability(msgspec.Struct, frozen=True):
     """Whether an engine or converter can be used here, and if not, why and what to do.
 
     ``stands_in`` says whose variants an engine can run as well, on which of its own devices, best
-    first. ``facts`` are those that a variant's ``requires`` may ask for, such as ``sm``.
+    first. ``facts`` are those that a variant's ``requires`` may ask for, such as ``sm``. An engine
+    that ``needs_instances`` runs as many inferences at a time as its option ``instances`` says.
     """
 
     ready: bool
@@ -33,6 +34,7 @@ class Availability(msgspec.Struct, frozen=True):
     hint: str = ""
     stands_in: dict[str, tuple[str, ...]] = {}
     facts: dict[str, str] = {}
+    needs_instances: bool = False
 
 
 class Placement(msgspec.Struct, frozen=True):

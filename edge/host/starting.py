@@ -122,7 +122,11 @@ class Starter:
 
     def _options(self, candidate: Candidate) -> dict[str, Any]:
         of_profile = self.profile.runtimes.options.get(candidate.engine, {})
-        return {**of_profile, **self._wish.options, "device": candidate.device}
+        of_model: dict[str, Any] = {}
+        instances = self._settings.instances
+        if instances > 1 and plugins.backend(candidate.engine).availability().needs_instances:
+            of_model["instances"] = instances
+        return {**of_profile, **of_model, **self._wish.options, "device": candidate.device}
 
 
 def _builder_of(candidate: Candidate) -> EngineBuilder | None:

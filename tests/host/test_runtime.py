@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ import edge
 from edge.core import plugins
 from edge.core.errors import BundleError, EngineError, InputError, NotFoundError, UnavailableError
 from edge.core.manifest import Variant
+from edge.settings import ModelSettings
 
 MakeVariant = Callable[..., Variant]
 MakeBundle = Callable[..., Path]
@@ -235,3 +238,22 @@ def test_a_variant_that_answers_wrongly_gives_way_to_the_next(
     with edge.Runtime(path, fallback="deny") as runtime:
         runtime.load_all()
         assert runtime.status()[0].state == "failed"
+
+
+@pytest.mark.parametrize("needs_instances", [True, False])
+def test_an_engine_is_told_of_instances_where_it_has_to_know(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, needs_instances: bool
+) -> None:
+    backend = plugins.backend("null")
+    here = msgspec.structs.replace(backend.availability(), needs_instances=needs_instances)
+    real_open, told = backend.open, []
+
+    def watched_open(variant: Variant, folder: Path, profile: Any, options: Any) -> Any:
+        told.append(options.get("instances"))
+        return real_open(variant, folder, profile, {"device": options["device"]})
+
+    monkeypatch.setattr(backend, "availability", lambda: here)
+    monkeypatch.setattr(backend, "open", watched_open)
+    with edge.Runtime(make_bundle(), models={"product": ModelSettings(instances=3)}) as runtime:
+        runtime.load_all()
+    assert told == [3 if needs_instances else None]
