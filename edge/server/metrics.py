@@ -26,16 +26,28 @@ Sample = tuple[str, Labels, float]
 
 def render(models: list[ModelStatus], traffic: Traffic, more: Iterable[Iterator[str]] = ()) -> str:
     """All metrics; times are seconds, sizes bytes, quantiles those since the model was loaded."""
-    families = (*_model_families(models), *more, *_server_families(traffic))
+    families = (
+        *_serving_families(models),
+        *_request_families(models),
+        *more,
+        *_server_families(traffic),
+    )
     return "".join(line for family in families for line in family)
 
 
-def _model_families(models: list[ModelStatus]) -> Iterator[Iterator[str]]:
+def _serving_families(models: list[ModelStatus]) -> Iterator[Iterator[str]]:
+    """What models are in, and by what."""
     yield family(
         "edge_model_state",
         "gauge",
         "1 for the state that the model is in.",
         [("", {**_name(model), "state": model.state}, 1) for model in models],
+    )
+    yield family(
+        "edge_model_active",
+        "gauge",
+        "1 for the version that answers who names none.",
+        [("", _name(model), int(model.is_active)) for model in models],
     )
     yield family(
         "edge_model_placement_info",
@@ -66,6 +78,10 @@ def _model_families(models: list[ModelStatus]) -> Iterator[Iterator[str]]:
         "What the model's own process holds, its part of what it shares included.",
         [("", _name(model), worker.resident_bytes) for model, worker in workers],
     )
+
+
+def _request_families(models: list[ModelStatus]) -> Iterator[Iterator[str]]:
+    """What became of requests."""
     loaded = [(model, model.statistics) for model in models if model.statistics is not None]
     yield family(
         "edge_model_inferences_total",

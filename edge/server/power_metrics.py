@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from edge.host import Strain
+    from edge.sensors import Reading
 
 
 def power_families(strain: Strain | None) -> Iterator[Iterator[str]]:
     """Nothing where nobody looks after it."""
     if strain is None:
         return
-    reading = strain.reading
     yield family(
         "edge_power_level",
         "gauge",
@@ -40,8 +40,12 @@ def power_families(strain: Strain | None) -> Iterator[Iterator[str]]:
         "edge_power_cause_info",
         "gauge",
         "Why that is limited, and what the device itself throttles for.",
-        [("", {"cause": strain.cause, "device_throttle": reading.throttle.cause}, 1)],
+        [("", {"cause": strain.cause, "device_throttle": strain.reading.throttle.cause}, 1)],
     )
+    yield from _reading_families(strain.reading)
+
+
+def _reading_families(reading: Reading) -> Iterator[Iterator[str]]:
     yield family(
         "edge_power_watts",
         "gauge",
