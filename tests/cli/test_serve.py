@@ -7,6 +7,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,46 @@ def test_a_build_does_not_keep_the_server_from_ending(
         (model,) = json.loads(next_line(process))["models"]
         assert model["state"] == ("building" if fallback == "deny" else "ready")
         assert model["building"]["variant"] == "forge-int8"
+        process.terminate()
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
+
+
+LOADING_FOREVER = """
+import sys, threading
+from edge.core import plugins
+from edge.cli._main import main
+
+backend = plugins.backend("null")
+opened, really_open = [], backend.open
+
+def open_once(*args):
+    opened.append(args)
+    if len(opened) > 1:
+        print("hangs", flush=True)
+        threading.Event().wait()
+    return really_open(*args)
+
+backend.open = open_once
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+def test_a_load_that_goes_on_does_not_keep_the_server_from_ending(
+    pack_variants: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "edge.toml").write_text("[serve]\ncontrol = true\n")
+    arguments = (str(pack_variants("null-int8")), "--http", "127.0.0.1:0", "--json")
+    command = [sys.executable, "-c", LOADING_FOREVER, *arguments]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
+        address = json.loads(next_line(process))["http"].removeprefix("http://")
+        client = HTTPConnection(address, timeout=20)
+        client.request("POST", "/v2/repository/models/m/unload")
+        assert client.getresponse().read() == b""
+        client.request("POST", "/v2/repository/models/m/load")
+        assert next_line(process) == "hangs\n"
+        client.close()
         process.terminate()
         _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (0, "")
