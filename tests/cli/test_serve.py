@@ -196,6 +196,16 @@ def test_a_model_is_told_of_again_once_its_engine_is_built(
         ]
 
 
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its exit code after SIGTERM, and what it said on stderr."""
+    process.terminate()
+    try:
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    return process.returncode, err
+
+
 BUILDING_FOREVER = """
 import sys, threading
 sys.path.insert(0, {tests!r})
@@ -226,9 +236,7 @@ def test_a_build_does_not_keep_the_server_from_ending(
         (model,) = json.loads(next_line(process))["models"]
         assert model["state"] == ("building" if fallback == "deny" else "ready")
         assert model["building"]["variant"] == "forge-int8"
-        process.terminate()
-        _, err = process.communicate(timeout=20)
-    assert (process.returncode, err) == (0, "")
+        assert ended(process) == (0, "")
 
 
 LOADING_FOREVER = """
@@ -266,9 +274,7 @@ def test_a_load_that_goes_on_does_not_keep_the_server_from_ending(
         client.request("POST", "/v2/repository/models/m/load")
         assert next_line(process) == "hangs\n"
         client.close()
-        process.terminate()
-        _, err = process.communicate(timeout=20)
-    assert (process.returncode, err) == (0, "")
+        assert ended(process) == (0, "")
 
 
 def test_nothing_more_is_told_where_nothing_is_built(capsys: pytest.CaptureFixture[str]) -> None:
