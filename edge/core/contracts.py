@@ -100,6 +100,10 @@ class Session(ABC):
         """What it holds outside of this process: on a device, or in a process of its own."""
         return 0
 
+    def outside_peak_bytes(self) -> int:
+        """What it held there at most so far, as far as that is known."""
+        return self.outside_bytes()
+
     def await_ready(self) -> None:
         """Wait for what a run would have to wait for, such as a process that is started again.
 

@@ -105,9 +105,9 @@ class Gauge:
             is_alone = self._is_alone and Gauge._events == self._event
         if not is_alone or not self._before_bytes:
             return None
-        elsewhere = session.outside_bytes()
-        resident = max(0, resident) + elsewhere
-        return Cost(resident, max(resident, peak + elsewhere), is_measured=True)
+        resident = max(0, resident) + session.outside_bytes()
+        peak = max(0, peak) + session.outside_peak_bytes()
+        return Cost(resident, max(resident, peak), is_measured=True)
 
     def stop(self) -> None:
         if not self._is_over:

@@ -212,11 +212,20 @@ class Worker:
 
 def resident_bytes(pid: int) -> int:
     """What a process holds, its part of what it shares included; 0 where that can't be told."""
+    return _told_bytes(pid, "smaps_rollup", "Pss:")
+
+
+def passed_bytes(pid: int) -> int:
+    """How much more than now a process once held."""
+    return _told_bytes(pid, "status", "VmHWM:") - _told_bytes(pid, "status", "VmRSS:")
+
+
+def _told_bytes(pid: int, file: str, field: str) -> int:
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
 
 
 def _record(line: bytes) -> tuple[int, str, str]:

@@ -12,7 +12,7 @@ from edge.core.contracts import Session, WorkerStatus
 from edge.core.errors import EdgeError, EngineError, UnsupportedError
 from edge.host.isolation.lane import NoAnswerError, NotSentError
 from edge.host.isolation.limits import Limits
-from edge.host.isolation.process import resident_bytes
+from edge.host.isolation.process import passed_bytes, resident_bytes
 from edge.host.isolation.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -75,6 +75,10 @@ class IsolatedSession(Session):
 
     def outside_bytes(self) -> int:
         return self.resident_bytes()
+
+    def outside_peak_bytes(self) -> int:
+        pid = self.pid
+        return self.resident_bytes() + max(0, passed_bytes(pid) if pid else 0)
 
     def worker_status(self) -> WorkerStatus:
         failure = str(self.failure or "")

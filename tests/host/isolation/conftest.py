@@ -49,6 +49,8 @@ def misbehave(deed):
         raise KeyError("no such thing")
     elif deed == "log":
         logging.getLogger("fragile").warning("it creaks\\nand cracks")
+    elif deed == "swell":
+        np.ones(64 << 20, np.uint8)
     elif deed == "print":
         print("plain words")
     elif deed == "close":

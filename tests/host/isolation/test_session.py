@@ -131,6 +131,15 @@ def test_many_threads_get_each_their_own_answer(open_fragile: Open) -> None:
         assert all(pool.map(ask, range(1000)))
 
 
+def test_what_the_worker_held_for_a_while_is_its_peak(open_fragile: Open) -> None:
+    session = open_fragile(X)
+    session.run(deed(x=ONES))
+    before = session.outside_peak_bytes()
+    session.run(deed("swell", x=ONES))
+    assert session.outside_peak_bytes() - before > 50 << 20
+    assert session.outside_bytes() < session.outside_peak_bytes() - (50 << 20)
+
+
 def test_runs_go_on_at_the_same_time(open_fragile: Open) -> None:
     session = open_fragile(X, limits={"lanes": 2})
     with ThreadPoolExecutor(1) as pool:
