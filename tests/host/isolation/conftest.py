@@ -40,7 +40,7 @@ def misbehave(deed):
         print("it was too much", flush=True)
         sys.exit(7)
     elif deed == "hang":
-        time.sleep(600)
+        time.sleep(60)
     elif deed == "slow":
         time.sleep(0.3)
     elif deed == "fail":
@@ -58,7 +58,7 @@ def misbehave(deed):
         sockets = {int(link.name) for link in links if link.is_socket()}
         (lane,) = sockets - {int(sys.argv[1])}
         os.close(lane)
-        time.sleep(600)
+        time.sleep(60)
 
 
 class FragileSession(Session):

@@ -190,11 +190,14 @@ def test_a_crash_says_how_and_the_worker_comes_back(
     assert not is_alive(former)
 
 
-def test_a_crash_takes_only_the_runs_along_that_are_in_flight(open_fragile: Open) -> None:
+def test_a_crash_takes_only_the_runs_along_that_are_in_flight(
+    open_fragile: Open, caplog: pytest.LogCaptureFixture
+) -> None:
     session = open_fragile(X, limits={"lanes": 2})
     with ThreadPoolExecutor(2) as pool:
-        slow = pool.submit(session.run, deed("hang", x=ONES))
-        until(lambda: session.run(deed(x=ONES)))
+        slow = pool.submit(session.run, deed("log", "hang", x=ONES))
+        until(lambda: "it creaks" in caplog.text)  # the worker has it
+        assert session.run(deed(x=ONES))
         with pytest.raises(EngineError, match="SIGKILL"):
             session.run(deed("kill", x=ONES))
         with pytest.raises(EngineError, match="SIGKILL"):
@@ -298,13 +301,14 @@ def test_what_a_worker_logs_is_in_the_hosts_log(
     assert capfd.readouterr().out == ""
 
 
-def test_close_lets_a_run_end_and_refuses_others(open_fragile: Open) -> None:
+def test_close_lets_a_run_end_and_refuses_others(
+    open_fragile: Open, caplog: pytest.LogCaptureFixture
+) -> None:
     session = open_fragile(X)
     pid = session.pid
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(session.run, deed("slow", x=ONES))
-        until(slow.running)
-        time.sleep(0.05)
+        slow = pool.submit(session.run, deed("log", "slow", x=ONES))
+        until(lambda: "it creaks" in caplog.text)
         closing = [threading.Thread(target=session.close) for _ in range(3)]
         for thread in closing:
             thread.start()
@@ -318,13 +322,14 @@ def test_close_lets_a_run_end_and_refuses_others(open_fragile: Open) -> None:
     session.close()
 
 
-def test_close_waits_only_so_long_for_a_run(open_fragile: Open) -> None:
+def test_close_waits_only_so_long_for_a_run(
+    open_fragile: Open, caplog: pytest.LogCaptureFixture
+) -> None:
     session = open_fragile(X, limits={"close_timeout_s": 0.2})
     pid = session.pid
     with ThreadPoolExecutor(1) as pool:
-        stuck = pool.submit(session.run, deed("hang", x=ONES))
-        until(stuck.running)
-        time.sleep(0.05)
+        stuck = pool.submit(session.run, deed("log", "hang", x=ONES))
+        until(lambda: "it creaks" in caplog.text)
         session.close()
         with pytest.raises(EngineError, match="the worker of glass"):
             stuck.result()
