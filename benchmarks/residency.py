@@ -30,8 +30,8 @@ import onnx
 from edge.bundle import pack
 from edge.conversion.opening import machine
 from edge.core.manifest import FileEntry, Manifest, Variant
+from edge.core.process import resident_bytes
 from edge.core.tensor import TensorSpec
-from edge.host.costs import resident_bytes
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = Path(__file__).parent.parent.parent / "shared" / "data" / "models"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import msgspec
 
 from edge.core.cache import default_cache
 from edge.core.durable import replacing
+from edge.core.process import resident_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +27,6 @@ ESTIMATED_BYTES = 8 * 1024 * 1024
 """Of a model that was never loaded: its files twice, as engines lay weights out anew, and some."""
 
 _SELF = Path("/proc/self")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _RESET_PEAK = "5"  # proc(5), /proc/pid/clear_refs, since Linux 4.0
 
 
@@ -120,14 +119,6 @@ class Gauge:
         """Say that memory was given back, which spoils what is measured now."""
         with Gauge._lock:
             Gauge._events += 1
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process; 0 where the system does not say."""
-    try:
-        return int((_SELF / "statm").read_text().split()[1]) * _PAGE_BYTES
-    except OSError:
-        return 0
 
 
 def give_back() -> None:

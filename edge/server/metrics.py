@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge import __version__
+from edge.core.process import resident_bytes
 
 if TYPE_CHECKING:
     from edge.host import ModelStatus, Snapshot
@@ -18,7 +18,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _QUANTILES = {"0.5": 50.0, "0.9": 90.0, "0.99": 99.0}
 _BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64)
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
-_STATM = Path("/proc/self/statm")
 
 Labels = Mapping[str, str]
 Sample = tuple[str, Labels, float]
@@ -188,16 +187,8 @@ def _server_families(traffic: Traffic) -> Iterator[Iterator[str]]:
         "edge_process_resident_memory_bytes",
         "gauge",
         "Resident memory of this process.",
-        [("", {}, size) for size in _resident_bytes()],
+        [("", {}, size) for size in [resident_bytes()] if size],
     )
-
-
-def _resident_bytes() -> list[int]:
-    """Nothing where the system does not say."""
-    try:
-        return [int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")]
-    except OSError:
-        return []
 
 
 def _name(model: ModelStatus) -> dict[str, str]:

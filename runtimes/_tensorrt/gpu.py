@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from edge.core.errors import EngineError, UnavailableError
 from edge.core.lazy import require
+from edge.core.process import resident_bytes
 
 EXTRA = "tensorrt"
 
@@ -70,7 +69,7 @@ class Gpu:
         with self.active():
             free, total = self.cuda.mem_get_info()
         taken = int(total) - int(free)
-        return taken - _resident_bytes() if self.is_integrated else taken
+        return taken - resident_bytes() if self.is_integrated else taken
 
     @property
     def facts(self) -> dict[str, str]:
@@ -86,8 +85,3 @@ class Gpu:
     def close(self) -> None:
         """Give the primary context back."""
         self._context.detach()
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -18,6 +18,7 @@ from edge.core import plugins
 from edge.core.contracts import Session
 from edge.core.errors import InputError, UnavailableError
 from edge.core.manifest import Variant
+from edge.core.process import resident_bytes
 from edge.core.sizes import parse_bytes
 from edge.host import costs
 from edge.host.costs import Cost, Gauge
@@ -426,9 +427,9 @@ def test_a_real_models_memory_is_measured_and_comes_back(heavy: Path) -> None:
         assert memory is not None
         assert memory.is_measured
         assert 28 * MIB < memory.resident_bytes < 128 * MIB
-        before = costs.resident_bytes()
+        before = resident_bytes()
         runtime.unload("product")
-        assert before - costs.resident_bytes() > 28 * MIB
+        assert before - resident_bytes() > 28 * MIB
 
 
 def test_an_engine_that_fails_as_it_closes_gives_its_room_back_and_fails_no_request(

@@ -572,7 +572,7 @@ def test_what_is_resident_here_is_not_told_as_the_gpus_once_more(
     with backend.open(*make(), orin) as session:
         gpu = session._gpu
         resident = [10_000]
-        monkeypatch.setattr("runtimes._tensorrt.gpu._resident_bytes", lambda: resident[0])
+        monkeypatch.setattr("runtimes._tensorrt.gpu.resident_bytes", lambda: resident[0])
         monkeypatch.setattr(gpu.cuda, "mem_get_info", lambda: (50_000, 100_000))
         assert gpu.taken_bytes() == 40_000
         resident[0] = 15_000
