@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from edge.telemetry.address import BrokerAddress
 from edge.telemetry.backlog import Backlog, Message
 from edge.telemetry.backoff import Backoff
 from edge.telemetry.envelope import Envelope, Sealer, encode
-from edge.telemetry.link import CONNECT_TIMEOUT_S, Link, Version, Waker, Will
+from edge.telemetry.link import CONNECT_TIMEOUT_S, Link, Received, Version, Waker, Will
 from edge.telemetry.outbox import Bounds
-from edge.telemetry.topics import Topics
+from edge.telemetry.topics import Topics, matches
 
 log = logging.getLogger(__name__)
+
+Handler = Callable[[Received], None]
 
 _TICK_S = 1.0  # paho looks after keepalive and lost connections this often
 _DRAIN_TICK_S = 0.1  # while history goes by its rate
@@ -57,7 +60,8 @@ class Sender:
         self._address = address
         self._topics = topics
         self._delivery = delivery
-        self._retained: dict[str, dict[str, Any]] = {}
+        self._handlers: dict[str, Handler] = {}
+        self._retained: dict[str, dict[str, Any] | bytes] = {}
         self._unsent: dict[str, None] = {}  # retained topics, in the order of their change
         self._in_flight: dict[int, Message] = {}
         self._will: Envelope | None = None
@@ -81,12 +85,22 @@ class Sender:
             self.backlog.put(topic, self._sealer.seal(metrics), is_event=is_event)
         self._waker.wake()
 
-    def retain(self, topic: str, metrics: dict[str, Any]) -> None:
-        """Set what the broker is to keep under ``topic``; the same value again sends nothing."""
+    def listen(self, pattern: str, handler: Handler) -> None:
+        """Give ``handler`` what comes under ``pattern``, in each connection to come.
+
+        Called before ``start``. The handler runs on the thread that talks to the broker.
+        """
+        self._handlers[pattern] = handler
+
+    def retain(self, topic: str, value: dict[str, Any] | bytes) -> None:
+        """Set what the broker is to keep under ``topic``; the same value again sends nothing.
+
+        Bytes go as they are, without an envelope; empty ones make the broker forget the topic.
+        """
         with self._lock:
-            if self._retained.get(topic) == metrics:
+            if self._retained.get(topic) == value:
                 return
-            self._retained[topic] = metrics
+            self._retained[topic] = value
             self._unsent[topic] = None
         self._waker.wake()
 
@@ -144,11 +158,15 @@ class Sender:
             if link.state == "connected":
                 if self.state != "connected":
                     self._begin()
+                    for pattern in self._handlers:
+                        link.subscribe(pattern)
                 self._hand_over(link)
             if self._closing_s is not None and self._close_when_done(link, self._closing_s):
                 break
             link.step(self._tick_s())
             self._settle(link)
+            while link.received:
+                self._dispatch(link.received.popleft())
 
     def _settle(self, link: Link) -> None:
         for number in link.acknowledged():
@@ -160,6 +178,15 @@ class Sender:
             if message is not None and not self._has_been_rejected:
                 self._has_been_rejected = True
                 log.warning("the broker refused a message to %s: %s", message.topic, reason)
+
+    def _dispatch(self, received: Received) -> None:
+        """A handler that fails costs its message and no connection."""
+        for pattern, handler in self._handlers.items():
+            if matches(pattern, received.topic):
+                try:
+                    handler(received)
+                except Exception:
+                    log.exception("a message to %s could not be handled", received.topic)
 
     def _begin(self) -> None:
         self.backlog.begin()
@@ -193,10 +220,12 @@ class Sender:
                 return None
             topic = next(iter(self._unsent))
             del self._unsent[topic]
-            metrics = self._retained.get(topic)
+            value = self._retained.get(topic, {})
+        if isinstance(value, bytes):
+            return Message(topic, value)
         if topic == self._topics.status:
-            metrics = {"state": "online", "will_seq": self._will_seq}
-        return self._retained_message(topic, metrics or {})
+            value = {"state": "online", "will_seq": self._will_seq}
+        return self._retained_message(topic, value)
 
     def _close_when_done(self, link: Link, deadline_s: float) -> bool:
         """Whether it is time to go: all is delivered, or the time is up."""

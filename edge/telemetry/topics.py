@@ -57,6 +57,17 @@ def split(topic: str) -> tuple[str, str, str]:
     return ("", "", "") if head or not rest else (fleet, device, rest)
 
 
+def matches(pattern: str, topic: str) -> bool:
+    """Whether a subscription to ``pattern`` gets what is published to ``topic``."""
+    wanted, given = pattern.split("/"), topic.split("/")
+    if wanted[-1] == "#":
+        wanted.pop()
+        given = given[: len(wanted)]
+    return len(wanted) == len(given) and all(
+        one in (ANY, other) for one, other in zip(wanted, given, strict=True)
+    )
+
+
 def _check(kind: str, name: str) -> None:
     wrong = sorted({character for character in name if character in FORBIDDEN})
     if name and not wrong and name.isprintable():

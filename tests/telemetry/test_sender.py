@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from edge.telemetry.address import BrokerAddress
-from edge.telemetry.link import Link
+from edge.telemetry.link import Link, Received
 from edge.telemetry.outbox import Bounds
 from edge.telemetry.sender import Delivery, Sender
 from edge.telemetry.topics import Topics
@@ -215,6 +215,32 @@ def test_only_the_newest_retained_value_is_sent(
         sender.retain(TOPICS.of("info"), {"number": number})
     proxy.is_open = True
     assert listener.until(lambda a: a.path == "info").metrics == {"number": 9}
+
+
+def test_subscription_holds_over_connections_and_a_handler_may_fail(
+    proxy: Proxy, make_sender: Any, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[bytes] = []
+
+    def hear(received: Received) -> None:
+        heard.append(received.payload)
+        raise RuntimeError("a defect")
+
+    speaker = make_sender(proxy.port)
+    sender = Sender(BrokerAddress("127.0.0.1", proxy.port), Topics("lab", "two"), QUICK)
+    sender.listen(f"{TOPICS.of('cmd')}/+", hear)
+    sender.start()
+    try:
+        speaker.retain(TOPICS.of("cmd", "load"), b"one")
+        eventually(lambda: heard == [b"one"], "what is retained as it comes")
+        proxy.cut()
+        eventually(lambda: len(heard) > 1, "it again after a reconnect")
+        speaker.retain(TOPICS.of("cmd", "load"), b"")
+        eventually(lambda: heard[-1] == b"", "that it is cleared")
+        assert sender.state == "connected"
+    finally:
+        sender.close(1.0)
+    assert "could not be handled" in caplog.text
 
 
 def test_server_that_never_answers_is_left(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.errors import SettingsError
-from edge.telemetry.topics import Topics, pattern, split
+from edge.telemetry.topics import Topics, matches, pattern, split
 
 NAMES = st.text(min_size=1).filter(lambda name: name.isprintable() and not set(name) & set("+#/"))
 
@@ -42,3 +42,20 @@ def test_pattern_takes_any_or_one() -> None:
 @pytest.mark.parametrize("topic", ["", "other", "edge/v1/f", "edge/v1/f/d", "x/edge/v1/f/d/t"])
 def test_topic_of_others_is_told_apart(topic: str) -> None:
     assert split(topic) == ("", "", "")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "topic", "is_match"),
+    [
+        ("a/b", "a/b", True),
+        ("a/b", "a/c", False),
+        ("a/b", "a/b/c", False),
+        ("a/+/c", "a/b/c", True),
+        ("a/+", "a", False),
+        ("a/#", "a/b/c", True),
+        ("a/#", "a", True),
+        ("a/#", "b/a", False),
+    ],
+)
+def test_subscription_matches_as_a_broker_does(wanted: str, topic: str, is_match: bool) -> None:
+    assert matches(wanted, topic) == is_match
