@@ -27,7 +27,7 @@ import msgspec
 
 from edge.conversion.opening import machine
 from edge.host import Runtime
-from edge.settings import Mqtt
+from edge.settings import Mqtt, Settings
 from edge.telemetry import publish
 from edge.telemetry.backlog import EVENT, TELEMETRY
 from edge.telemetry.broker import EmbeddedBroker
@@ -142,8 +142,8 @@ def cpu_shares(folder: Path) -> dict[str, float]:
         nobody.bind(("127.0.0.1", 0))
         absent = f"mqtt://127.0.0.1:{nobody.getsockname()[1]}"
         for name, url in (("connected", broker.url), ("no broker", absent)):
-            settings = Mqtt(url=url, device="bench", interval_s=1.0, outbox=str(folder / name))
-            with publish(runtime, settings):
+            mqtt = Mqtt(url=url, device="bench", interval_s=1.0, outbox=str(folder / name))
+            with publish(runtime, Settings(mqtt=mqtt)):
                 time.sleep(3.0)
                 shares[name] = round(_busy_share(lambda: time.sleep(CPU_S)), 5)
     return shares

@@ -131,7 +131,7 @@ def _telemetry(runtime: Runtime, settings: Settings) -> Iterator[None]:
         return
     from edge.telemetry import publish
 
-    publisher = publish(runtime, settings.mqtt, root=Path(settings.power.root))
+    publisher = publish(runtime, settings)
     try:
         yield
     finally:

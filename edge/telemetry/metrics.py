@@ -16,7 +16,6 @@ from edge.core.profile import load_profile
 
 if TYPE_CHECKING:
     from edge.host import ModelStatus, Snapshot
-    from edge.telemetry.outbox import Status
 
 Metrics = dict[str, Any]
 PERCENTILES = (50, 90, 99)
@@ -137,22 +136,6 @@ def device_info(statuses: Sequence[ModelStatus]) -> Metrics:
         "models": [{"name": status.name, "version": status.version} for status in statuses],
         "engines": _engines(statuses),
     }
-
-
-def outbox_metrics(status: Status) -> Metrics:
-    """What waits for the broker, and what keeping it has cost the flash since the start."""
-    metrics: Metrics = {
-        "outbox_is_durable": status.is_durable,
-        "outbox_waiting_bytes": status.waiting_bytes,
-        "outbox_dropped_count": status.dropped_count,
-        "outbox_record_count": status.record_count,
-        "outbox_written_bytes": status.wear.bytes,
-        "outbox_page_bytes": status.wear.page_bytes,
-        "outbox_sync_count": status.wear.syncs,
-    }
-    if status.failure:
-        metrics["outbox_failure"] = status.failure
-    return metrics
 
 
 def _engines(statuses: Sequence[ModelStatus]) -> Metrics:

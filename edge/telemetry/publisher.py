@@ -5,45 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from edge.core.cache import default_state
 from edge.core.errors import SettingsError
-from edge.host.governor import Strain
-from edge.sensors import DeviceSensors, device_sensors
-from edge.settings import MEMORY, Mqtt
+from edge.sensors import device_sensors
+from edge.settings import MEMORY, Mqtt, Settings
 from edge.telemetry.address import parse_address
-from edge.telemetry.metrics import (
-    Metrics,
-    ModelMeter,
-    Transitions,
-    device_info,
-    model_metrics,
-    outbox_metrics,
-)
+from edge.telemetry.reports import Report, Reporter, Source, Subject, reporters
 from edge.telemetry.sender import Delivery, Sender
 from edge.telemetry.topics import Topics
-
-if TYPE_CHECKING:
-    from edge.host import ModelStatus
 
 log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0  # how often states are looked at, however long the interval is
 CLOSE_TIMEOUT_S = 2.0
-
-
-class Source(Protocol):
-    """What is reported on; an ``edge.Runtime`` is one."""
-
-    def status(self) -> Sequence[ModelStatus]: ...
-
-    @property
-    def strain(self) -> Strain | None: ...
 
 
 class Publisher:
@@ -53,24 +33,13 @@ class Publisher:
     """
 
     def __init__(
-        self,
-        source: Source,
-        sender: Sender,
-        topics: Topics,
-        sensors: DeviceSensors,
-        interval_s: float,
+        self, told: dict[str, Reporter], sender: Sender, topics: Topics, interval_s: float
     ) -> None:
-        self._source = source
+        self._reporters = told
         self._sender = sender
         self._topics = topics
-        self._sensors = sensors
         self._interval_s = interval_s
-        self._meter = ModelMeter()
-        self._transitions = Transitions()
-        self._has_told_info = False
-        self._told: dict[str, Metrics] = {}
-        self._strain = Strain()
-        self._is_failing = False
+        self._failing: set[str] = set()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edge-telemetry", daemon=True)
 
@@ -115,91 +84,83 @@ class Publisher:
 
     def _run(self) -> None:
         look_s = min(self._interval_s, _LOOK_S)
-        self._sensors.read()  # rates need a beginning
-        self._guarded_look(is_due=False)
+        self._look(is_due=False)
         due_s = time.monotonic() + look_s
         while not self._closing.wait(look_s):
             is_due = time.monotonic() >= due_s
             if is_due:
                 due_s += self._interval_s
-            self._guarded_look(is_due=is_due)
-        self._guarded_look(is_due=True)  # what happened since the last interval
-
-    def _guarded_look(self, *, is_due: bool) -> None:
-        """A defect in one look is logged once and does not end the telemetry."""
-        try:
             self._look(is_due=is_due)
-            self._is_failing = False
-        except Exception:
-            if not self._is_failing:
-                log.exception("telemetry could not be sampled")
-            self._is_failing = True
+        self._look(is_due=True)  # what happened since the last interval
 
     def _look(self, *, is_due: bool) -> None:
-        strain = self._source.strain
-        if is_due:
-            device = self._sensors.read().metrics()
-            if strain is not None:
-                device |= strain.summary()
-            device |= outbox_metrics(self._sender.backlog.status())
-            self._sender.send(self._topics.of("tele", "device"), device)
-        if strain is not None:
-            self._tell_of(strain)
-        statuses = self._source.status()
         now_ns = time.monotonic_ns()
-        changes = self._transitions.look(statuses)
-        if changes or not self._has_told_info:
-            self._has_told_info = True
-            self._sender.retain(self._topics.of("info"), device_info(statuses))
-        models = model_metrics(statuses)
-        for name, metrics in models.items():
-            if self._told.get(name) != metrics:  # also with each percent of a build
-                self._sender.retain(self._topics.of("model", name), metrics)
-        self._told = models
-        for change in changes:
-            topic = self._topics.of("event", "model_state")
-            self._sender.send(topic, change.metrics(), is_event=True)
-        if is_due:
-            self._sender.send(
-                self._topics.of("tele", "model"), self._meter.measure(statuses, now_ns)
-            )
+        reports: list[Report] = []
+        for name, reporter in self._reporters.items():
+            with self._guarded(name):
+                reports.extend(reporter.look(now_ns, is_due=is_due))
+        for report in _joined(reports):
+            with self._guarded("/".join(report.path)):
+                self._tell(report)
 
-    def _tell_of(self, strain: Strain) -> None:
-        """An event when what is held back changes, or why; not with each step of a rate."""
-        before, self._strain = self._strain, strain
-        if (strain.level, strain.cause) != (before.level, before.cause):
-            change = {"name": "power", "from": before.level, "to": strain.level, "why": strain.why}
-            topic = self._topics.of("event", "power")
-            self._sender.send(topic, {**change, **strain.summary()}, is_event=True)
+    def _tell(self, report: Report) -> None:
+        topic = self._topics.of(*report.path)
+        if report.kind == "retained":
+            self._sender.retain(topic, report.metrics)
+        else:
+            self._sender.send(topic, report.metrics, is_event=report.kind == "event")
+
+    @contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        """A defect in one part is logged once, and leaves the others alone."""
+        try:
+            yield
+            self._failing.discard(what)
+        except Exception:
+            if what not in self._failing:
+                log.exception("telemetry of %s fails", what)
+            self._failing.add(what)
 
 
-def publish(
-    source: Source,
-    settings: Mqtt,
-    *,
-    root: Path = Path("/"),
-    delivery: Delivery | None = None,
-) -> Publisher:
+def _joined(reports: Iterable[Report]) -> list[Report]:
+    """Telemetry of one path as one message, where its first part was; all else as it is."""
+    joined: list[Report] = []
+    places: dict[tuple[str, ...], int] = {}
+    for report in reports:
+        place = places.get(report.path)
+        if report.kind != "telemetry":
+            joined.append(report)
+        elif place is None:
+            places[report.path] = len(joined)
+            joined.append(report)
+        else:
+            joined[place] = Report(report.path, {**joined[place].metrics, **report.metrics})
+    return joined
+
+
+def publish(source: Source, settings: Settings, *, delivery: Delivery | None = None) -> Publisher:
     """Start to report on ``source`` in the background; the broker need not be there.
 
     Args:
-        root: Where the sensors find ``sys`` and ``proc``.
         delivery: How hard to try; default is the settings' keepalive and a minute's back-off.
     Raises:
         SettingsError: The broker's URL, the fleet's name or the device's can't be used.
     """
-    if not settings.url:
+    mqtt = settings.mqtt
+    if not mqtt.url:
         raise SettingsError("no MQTT broker is set", hint="give one with EDGE_MQTT_URL")
-    topics = Topics(settings.fleet, settings.device_name)
+    topics = Topics(mqtt.fleet, mqtt.device_name)
     delivery = delivery or Delivery()
     delivery = msgspec.structs.replace(
         delivery,
-        keepalive_s=settings.keepalive_s,
-        version=settings.version,
-        folder=_outbox_folder(settings),
+        keepalive_s=mqtt.keepalive_s,
+        version=mqtt.version,
+        folder=_outbox_folder(mqtt),
     )
-    sender = Sender(parse_address(settings.url), topics, delivery)
-    publisher = Publisher(source, sender, topics, device_sensors(root), settings.interval_s)
+    sender = Sender(parse_address(mqtt.url), topics, delivery)
+    sensors = device_sensors(Path(settings.power.root))
+    told = reporters(Subject(source, sensors, sender.backlog, settings))
+    publisher = Publisher(told, sender, topics, mqtt.interval_s)
     publisher.start()
     return publisher
 

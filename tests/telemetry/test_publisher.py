@@ -21,7 +21,7 @@ from edge.core.errors import EngineError, SettingsError
 from edge.core.manifest import Manifest, Variant
 from edge.core.tensor import TensorSpec
 from edge.host import BuildProgress, Limits, ModelStatus, Runtime, Statistics, Strain
-from edge.settings import Mqtt
+from edge.settings import Mqtt, Power, Settings
 from edge.telemetry import Publisher, publish
 from edge.telemetry.sender import Delivery
 
@@ -72,7 +72,8 @@ def start(models: Models, tmp_path: Path) -> Iterator[Callable[..., Publisher]]:
     def start(url: str, source: Any = models, delivery: Delivery = QUICK, **fields: Any) -> Any:
         given = {"url": url, "fleet": "lab", "device": "one", "interval_s": 0.05, **fields}
         given = {"outbox": str(tmp_path / "outbox"), **given}
-        publisher = publish(source, Mqtt(**given), root=FAKES / "raspberry-pi-5", delivery=delivery)
+        settings = Settings(mqtt=Mqtt(**given), power=Power(root=str(FAKES / "raspberry-pi-5")))
+        publisher = publish(source, settings, delivery=delivery)
         started.append(publisher)
         return publisher
 
@@ -180,12 +181,13 @@ def test_killed_process_leaves_its_last_will(broker: Any, listen: Any) -> None:
     listener = listen()
     program = (
         "import sys, time\n"
-        "from edge.settings import Mqtt\n"
+        "from edge.settings import Mqtt, Settings\n"
         "from edge.telemetry import publish\n"
         "class Nothing:\n"
         "    strain = None\n"
         "    def status(self): return []\n"
-        "publish(Nothing(), Mqtt(url=sys.argv[1], fleet='lab', device='one'))\n"
+        "mqtt = Mqtt(url=sys.argv[1], fleet='lab', device='one')\n"
+        "publish(Nothing(), Settings(mqtt=mqtt))\n"
         "time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program, broker.url])
@@ -274,7 +276,7 @@ def test_source_that_fails_is_logged_once_and_does_not_end_the_telemetry(
     source.state = "ready"
     listener.until(lambda a: a.path == "tele/model" and a.envelope.mono_ns > broken_ns, "models")
     assert publisher.state == "connected"
-    assert [r.message for r in caplog.records] == ["telemetry could not be sampled"]
+    assert [r.message for r in caplog.records] == ["telemetry of models fails"]
 
 
 def test_runtime_serves_on_without_a_broker(
