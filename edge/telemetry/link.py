@@ -23,10 +23,11 @@ Version = Literal["3.1.1", "5"]
 
 
 class Will(msgspec.Struct, frozen=True):
-    """What the broker says, retained, when the connection ends without a goodbye."""
+    """What the broker says when the connection ends without a goodbye."""
 
     topic: str
     payload: bytes
+    is_retained: bool = True
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -141,12 +142,15 @@ class Link:
         if self.state == "connecting" and time.monotonic() >= self._deadline_s:
             self._end(f"no answer to CONNECT in {self._timeout_s:g} s")
 
-    def send(self, topic: str, payload: bytes, *, is_retained: bool) -> int:
+    def send(self, topic: str, payload: bytes, *, is_retained: bool, qos: int = QOS) -> int:
         """Hand a message over and return its number, which ``acknowledged`` will give back."""
-        return self._client.publish(topic, payload, QOS, is_retained).mid
+        return self._client.publish(topic, payload, qos, is_retained).mid
 
     def acknowledged(self) -> list[int]:
-        """Numbers of the messages that the broker has taken since the last call."""
+        """Numbers of the messages that the broker has taken since the last call.
+
+        At QoS 0 no broker says so: those have left this program.
+        """
         numbers, self._acknowledged = self._acknowledged, []
         return numbers
 
@@ -196,7 +200,7 @@ class Link:
         if self.address.user:
             client.username_pw_set(self.address.user, self.address.password or None)
         if will is not None:
-            client.will_set(will.topic, will.payload, QOS, retain=True)
+            client.will_set(will.topic, will.payload, QOS, retain=will.is_retained)
         return client
 
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, code: Any, _props: Any) -> None:
