@@ -119,7 +119,7 @@ def load_spec(path: Path) -> ModelSpec:
         raise SettingsError(f"can not read model spec {path}: {error.strerror}") from error
     except (msgspec.DecodeError, ValueError) as error:
         raise SettingsError(
-            f"{path}: {error}", hint="compare with README, 'Your own model'"
+            f"{path}: {error}", hint="compare with docs/conversion.md"
         ) from error
     if spec.labels:
         spec = msgspec.structs.replace(spec, labels=str(path.parent / spec.labels))

@@ -1,4 +1,4 @@
-"""What the README shows is run as it stands, on the sample under the README's names."""
+"""What README and docs show is run as it stands, on the sample under the names they use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,16 +15,22 @@ import pytest
 
 from edge.cli._main import _parser
 from edge.core.spec import load_spec
-from edge.settings import ModelSettings, load_settings
+from edge.settings import ModelSettings, Settings, load_settings
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 ENDLESS = ("serve", "watch")
+SECTIONS = r"^\[({})\b".format("|".join(Settings.__struct_fields__))
 
 
-def _commands() -> list[str]:
-    lines = "\n".join(text for kind, text in BLOCKS if not kind).splitlines()
+def _blocks(page: Path, kind: str) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for named, text in fenced if named == kind]
+
+
+def _commands(*pages: Path) -> list[str]:
+    lines = "\n".join(text for page in pages for text in _blocks(page, "")).splitlines()
     return [line.partition("#")[0].strip() for line in lines if line.startswith("edge ")]
 
 
@@ -40,14 +47,18 @@ def desk(digits, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("command", _commands())
+def _tables(is_wanted: Callable[[str], bool]) -> list[str]:
+    return [text for page in PAGES for text in _blocks(page, "toml") if is_wanted(text)]
+
+
+@pytest.mark.parametrize("command", _commands(*PAGES))
 def test_command_is_one_that_exists(command):
     words = shlex.split(command)[1:]
     assert _parser(words).parse_args(words).run
 
 
 def test_commands_run_one_after_the_other(desk):
-    commands = [line for line in _commands() if line.split()[1] not in ENDLESS]
+    commands = [line for line in _commands(README) if line.split()[1] not in ENDLESS]
     assert len(commands) >= 5
     for command in commands:
         done = subprocess.run(
@@ -62,7 +73,7 @@ def test_commands_run_one_after_the_other(desk):
 
 
 def test_python_example_runs(desk):
-    code = next(text for kind, text in BLOCKS if kind == "python")
+    code = _blocks(README, "python")[0]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=desk, capture_output=True, text=True, check=False
     )
@@ -70,20 +81,34 @@ def test_python_example_runs(desk):
     assert "Label(index=3" in done.stdout
 
 
-def test_model_spec_example_is_valid(tmp_path):
+@pytest.mark.parametrize("text", _tables(lambda text: "task = " in text or "[build]" in text))
+def test_model_spec_example_is_valid(text, tmp_path):
     spec = tmp_path / "model.toml"
-    spec.write_text(next(text for kind, text in BLOCKS if kind == "toml"))
-    assert load_spec(spec).image is not None
+    spec.write_text(text)
+    assert load_spec(spec)
 
 
-def test_settings_example_is_valid_and_says_the_defaults(tmp_path):
+@pytest.mark.parametrize("text", _tables(lambda text: re.search(SECTIONS, text, re.MULTILINE)))
+def test_settings_example_is_valid(text, tmp_path):
     path = tmp_path / "edge.toml"
-    path.write_text(next(text for kind, text in BLOCKS if kind == "toml" and "[serve]" in text))
+    path.write_text(text)
+    assert load_settings(path, {}) != Settings()
+
+
+def test_settings_example_says_the_defaults(tmp_path):
+    path = tmp_path / "edge.toml"
+    path.write_text(next(iter(_tables(lambda text: "[models.squeezenet]" in text))))
     given = load_settings(path, {}).models["squeezenet"]
     assert msgspec.structs.replace(given, max_batch=1, max_delay_us=0) == ModelSettings()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+    for target in re.findall(r"^make (\w+)", README.read_text(), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
