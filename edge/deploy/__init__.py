@@ -1,0 +1,1 @@
+"""From bundles on a workstation to devices that serve them."""
