@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge.conversion.energy import EnergyCounter
 from edge.core.contracts import Session
 from edge.core.manifest import Latency
+from edge.sensors.x86 import EnergyCounters, energy_counters
 
 if TYPE_CHECKING:
     from edge.core.tensor import Feeds
@@ -25,7 +25,8 @@ WARM_UP_RUNS = 3
 
 
 class Timings(msgspec.Struct, frozen=True):
-    """By name of session; ``joules`` of the whole processor per inference, where it tells."""
+    """By name of session; ``joules`` of the whole processor, or of the platform where that is
+    what its counters tell, per inference."""
 
     latency: dict[str, Latency]
     joules: dict[str, float] = {}
@@ -36,7 +37,7 @@ class _Samples:
 
     def __init__(self) -> None:
         self.times: list[float] = []
-        self.joules = 0.0
+        self.joules: float | None = 0.0
 
 
 def measure_latency(sessions: Mapping[str, Session], feeds: Feeds) -> Timings:
@@ -44,23 +45,25 @@ def measure_latency(sessions: Mapping[str, Session], feeds: Feeds) -> Timings:
 
     Alternation spreads what else the machine does over all of them, so that ratios hold.
     """
-    energy = EnergyCounter()
+    energy = energy_counters()
     samples = {name: _Samples() for name in sessions}
     for _ in range(ROUNDS):
         for name, session in sessions.items():
             _block(session, feeds, samples[name], energy)
     return Timings(
         {name: _percentiles(each.times) for name, each in samples.items()},
-        {name: each.joules / len(each.times) for name, each in samples.items()}
-        if energy.is_available
-        else {},
+        {
+            name: each.joules / len(each.times)
+            for name, each in samples.items()
+            if each.joules is not None
+        },
     )
 
 
-def _block(session: Session, feeds: Feeds, samples: _Samples, energy: EnergyCounter) -> None:
+def _block(session: Session, feeds: Feeds, samples: _Samples, energy: EnergyCounters) -> None:
     for _ in range(WARM_UP_RUNS):
         session.run(feeds)
-    before = energy.joules()
+    before = energy.read(time.monotonic()).total_joules
     count = len(samples.times)
     end = time.perf_counter() + BLOCK_S
     while len(samples.times) == count or (
@@ -69,7 +72,11 @@ def _block(session: Session, feeds: Feeds, samples: _Samples, energy: EnergyCoun
         start = time.perf_counter()
         session.run(feeds)
         samples.times.append(time.perf_counter() - start)
-    samples.joules += energy.since(before)
+    after = energy.read(time.monotonic()).total_joules
+    if samples.joules is None or before is None or after is None:
+        samples.joules = None
+    else:
+        samples.joules += after - before
 
 
 def _percentiles(times: list[float]) -> Latency:

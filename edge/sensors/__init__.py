@@ -50,6 +50,9 @@ class Reading(msgspec.Struct, frozen=True):
         passive_celsius: Where the kernel begins to hold a zone back.
         power_watts: By rail; rails may be parts of others.
         total_watts: Of the most that is measured as a whole: the board, the module or the chip.
+        total_rail: Which rail that is, or which rails it is the sum of.
+        total_joules: What the counter of that whole has counted since it was found, where there
+            is one; None in a reading after which it begins anew.
         throttles: All that hold back now.
         figures: All else that telemetry tells, name with its unit -> figure.
     """
@@ -58,6 +61,8 @@ class Reading(msgspec.Struct, frozen=True):
     passive_celsius: dict[str, float] = {}
     power_watts: dict[str, float] = {}
     total_watts: float | None = None
+    total_rail: str = ""
+    total_joules: float | None = None
     clocks: dict[str, Clock] = {}
     throttles: tuple[Throttle, ...] = ()
     figures: Metrics = {}
@@ -160,13 +165,20 @@ def device_sensors(root: Path = Path("/")) -> DeviceSensors:
 
 
 def _merged(parts: list[Reading]) -> Reading:
-    totals = [part.total_watts for part in parts if part.total_watts is not None]
+    whole = max(parts, key=_extent, default=Reading())
     return Reading(
         temperature_celsius={k: v for part in parts for k, v in part.temperature_celsius.items()},
         passive_celsius={k: v for part in parts for k, v in part.passive_celsius.items()},
         power_watts={k: v for part in parts for k, v in part.power_watts.items()},
-        total_watts=max(totals, default=None),
+        total_watts=whole.total_watts,
+        total_rail=whole.total_rail,
+        total_joules=whole.total_joules,
         clocks={k: v for part in parts for k, v in part.clocks.items()},
         throttles=tuple(one for part in parts for one in part.throttles),
         figures={k: v for part in parts for k, v in part.figures.items()},
     )
+
+
+def _extent(part: Reading) -> tuple[float, bool]:
+    """How much of the device its total is of."""
+    return part.total_watts or 0.0, bool(part.total_rail)

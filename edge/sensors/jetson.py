@@ -7,6 +7,7 @@ ina238.rst of the Linux kernel (units, alarms).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from edge.sensors import Cause, Reading, Sensors, Throttle
@@ -73,6 +74,7 @@ class JetsonSensors:
 
     def read(self, now_s: float) -> Reading:
         watts = self._watts()
+        rails = _whole(watts)
         figures = {}
         loads = [load for path in self._loads if (load := self._tree.integer(path)) is not None]
         if loads:
@@ -82,7 +84,8 @@ class JetsonSensors:
             figures["over_current_peak_count"] = sum(peaks)
         return Reading(
             power_watts=watts,
-            total_watts=_total(watts),
+            total_watts=round(sum(watts[rail] for rail in rails), 3) if rails else None,
+            total_rail="+".join(rails),
             throttles=(*self._risen(), *self._raised()),
             figures=figures,
         )
@@ -121,12 +124,10 @@ class JetsonSensors:
         ]
 
 
-def _total(watts: dict[str, float]) -> float | None:
-    """Of the module where a rail is its input, as on Orin Nano and NX; else of all its rails."""
-    for whole in (_TOTAL, _INPUT):
-        if whole in watts:
-            return watts[whole]
-    return round(sum(watts.values()), 3) if watts else None
+def _whole(rails: Iterable[str]) -> list[str]:
+    """The module's input where that is a rail, as on Orin Nano and NX; else all its rails."""
+    found = sorted(rails)
+    return next(([whole] for whole in (_TOTAL, _INPUT) if whole in found), found)
 
 
 SENSORS: type[Sensors] = JetsonSensors

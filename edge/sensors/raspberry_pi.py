@@ -56,6 +56,7 @@ class RaspberryPiSensors:
             power_watts=watts,
             # Less than what the plug gives: the rails do not feed USB.
             total_watts=round(sum(watts.values()), 3) if watts else None,
+            total_rail="all rails of the PMIC" if watts else "",
             throttles=self._throttles(),
         )
 

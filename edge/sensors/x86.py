@@ -6,6 +6,11 @@ After Documentation/power/powercap/powercap.rst, Documentation/ABI/testing/sysfs
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
 from edge.sensors import Metrics, Reading, Sensors, Throttle
 from edge.sensors._files import Tree
 
@@ -21,34 +26,72 @@ _GPU_REASONS = {
 """Those of power limits are left out: a GPU at work runs into its limit, as it is meant to."""
 
 
+_MOST_WATTS = 1000
+"""More than any package draws. A counter that seems to have passed its end at more was set back,
+as after a sleep; one that could have passed its end twice since the last reading tells nothing."""
+
+
 class _Rate:
     """What a counter rose by per second, since it was read last."""
 
-    def __init__(self, path: str, span: int = 0) -> None:
-        self.path = path
-        self._span = span
+    def __init__(self, path: str) -> None:
+        self._path = path
         self._last: tuple[float, int] | None = None
 
     def read(self, tree: Tree, now_s: float) -> float | None:
-        count = tree.figure(self.path)
+        count = tree.figure(self._path)
         last, self._last = self._last, None if count is None else (now_s, count)
         if count is None or last is None or now_s <= last[0]:
             return None
         rise = count - last[1]
-        if rise < 0 and self._span:  # it starts again at 0
-            rise += self._span + 1
         return rise / (now_s - last[0]) if rise >= 0 else None
 
 
-class X86Sensors:
-    """Energy counters of packages (which usually only root may read), throttle counters, NPU."""
+class _EnergyCounter:
+    """One zone's microjoules, counted on where the file starts again at 0.
+
+    Attributes:
+        watts: Since the last reading.
+        joules: Since the first reading; None in one after which it begins anew.
+    """
+
+    def __init__(self, path: str, span: int) -> None:
+        self.watts: float | None = None
+        self.joules: float | None = None
+        self._path = path
+        self._span = span
+        self._last: tuple[float, int] | None = None
+        self._microjoules = 0
+
+    def read(self, tree: Tree, now_s: float) -> None:
+        count = tree.figure(self._path)
+        last, self._last = self._last, None if count is None else (now_s, count)
+        self.watts = self.joules = None
+        if count is None:
+            return
+        elapsed_s, rise = (0.0, 0) if last is None else (now_s - last[0], count - last[1])
+        longest_s = self._span / 1e6 / _MOST_WATTS
+        if rise < 0:
+            rise += self._span + 1
+            if rise < 0 or rise / 1e6 > _MOST_WATTS * elapsed_s:
+                return
+        if self._span and elapsed_s > longest_s:
+            return
+        self._microjoules += rise
+        self.joules = self._microjoules / 1e6
+        self.watts = rise / 1e6 / elapsed_s if elapsed_s > 0 else None
+
+
+class EnergyCounters:
+    """What the processor's packages, their parts and the platform have used (RAPL).
+
+    Documentation/power/powercap/powercap.rst of the Linux kernel: ``energy_uj`` counts up to
+    ``max_energy_range_uj`` and starts again at 0. Usually only root may read it.
+    """
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._energy: dict[str, _Rate] = {}
-        self._throttled: dict[str, _Rate] = {}
-        self._npus: dict[str, _Rate] = {}
-        self._gpu_reasons: list[tuple[str, str]] = []
+        self._zones: dict[str, _EnergyCounter] = {}
 
     def probe(self) -> None:
         tree = self._tree
@@ -57,8 +100,43 @@ class X86Sensors:
             name = tree.text(f"{zone}/name") or ""
             rail = f"{package}-{name}" if package else name
             span = tree.integer(f"{zone}/max_energy_range_uj") or 0
-            if rail and rail not in self._energy and tree.integer(f"{zone}/energy_uj") is not None:
-                self._energy[rail] = _Rate(f"{zone}/energy_uj", span)
+            if rail and rail not in self._zones and tree.integer(f"{zone}/energy_uj") is not None:
+                self._zones[rail] = _EnergyCounter(f"{zone}/energy_uj", span)
+
+    def read(self, now_s: float) -> Reading:
+        """Watts since the last call, and joules since the first."""
+        for zone in self._zones.values():
+            zone.read(self._tree, now_s)
+        watts = {rail: w for rail, zone in self._zones.items() if (w := zone.watts) is not None}
+        whole = _whole(self._zones)
+        return Reading(
+            power_watts={rail: round(value, 2) for rail, value in watts.items()},
+            total_watts=_sum([self._zones[rail].watts for rail in whole], 2),
+            total_rail="+".join(whole),
+            total_joules=_sum([self._zones[rail].joules for rail in whole], 6),
+        )
+
+
+def energy_counters(root: Path = Path("/")) -> EnergyCounters:
+    """Those of the machine whose file system is at ``root``; there may be none."""
+    counters = EnergyCounters(Tree(root))
+    counters.probe()
+    return counters
+
+
+class X86Sensors:
+    """Energy counters of packages (which usually only root may read), throttle counters, NPU."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._energy = EnergyCounters(tree)
+        self._throttled: dict[str, _Rate] = {}
+        self._npus: dict[str, _Rate] = {}
+        self._gpu_reasons: list[tuple[str, str]] = []
+
+    def probe(self) -> None:
+        tree = self._tree
+        self._energy.probe()
         counters = "sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_total_time_ms"
         for path in tree.glob(counters):
             self._throttled.setdefault(path, _Rate(path))
@@ -69,15 +147,8 @@ class X86Sensors:
         ]
 
     def read(self, now_s: float) -> Reading:
-        microwatts = {
-            rail: value
-            for rail, rate in self._energy.items()
-            if (value := rate.read(self._tree, now_s)) is not None
-        }
-        watts = {rail: round(value / 1e6, 2) for rail, value in microwatts.items()}
-        return Reading(
-            power_watts=watts,
-            total_watts=_total(watts),
+        return msgspec.structs.replace(
+            self._energy.read(now_s),
             throttles=self._throttles(now_s),
             figures=self._loads(now_s),
         )
@@ -100,12 +171,16 @@ class X86Sensors:
         return {"npu_percent": round(min(100.0, max(busy)), 1)} if busy else {}
 
 
-def _total(watts: dict[str, float]) -> float | None:
-    """Of the whole platform if it is measured, else of all packages and their memory."""
-    if "psys" in watts:
-        return watts["psys"]
-    wholes = [value for rail, value in watts.items() if _is_whole(rail)]
-    return round(sum(wholes), 2) if wholes else None
+def _whole(rails: Iterable[str]) -> list[str]:
+    """The whole platform if it is measured, else all packages and their memory."""
+    found = sorted(rails)
+    return ["psys"] if "psys" in found else [rail for rail in found if _is_whole(rail)]
+
+
+def _sum(parts: list[float | None], digits: int) -> float | None:
+    """Nothing, unless all is known."""
+    known = [part for part in parts if part is not None]
+    return round(sum(known), digits) if known and len(known) == len(parts) else None
 
 
 def _is_whole(rail: str) -> bool:
