@@ -14,7 +14,7 @@ import edge
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("edge", "converters", "runtimes", "device_profiles")
 SDKS = (
-    *("amqtt", "cv2", "nncf", "onnx", "onnxruntime", "onnxslim", "openvino"),
+    *("amqtt", "cryptography", "cv2", "nncf", "onnx", "onnxruntime", "onnxslim", "openvino"),
     *("paho", "pycuda", "tensorrt", "torch", "tritonclient"),
 )
 

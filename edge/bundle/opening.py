@@ -19,6 +19,7 @@ from edge.core.errors import BundleError, InputError, NotFoundError
 from edge.core.manifest import Golden, Manifest, Variant
 
 if TYPE_CHECKING:
+    from edge.bundle.signing import Keyring
     from edge.core.tensor import Array
 
 CHUNK_BYTES = 1024 * 1024
@@ -37,14 +38,20 @@ class Bundle:
     """An open bundle, made by ``open_bundle``. Its methods may be called from several threads.
 
     ``digest`` is the SHA-256 of the manifest, and so stands for all that the bundle holds.
-    ``has_signature`` says that there is one; nothing here checks it.
+    ``has_signature`` says that there is one, ``signed_by`` whose it is, if it was checked.
     """
 
     def __init__(
-        self, path: Path, stream: BinaryIO, manifest: Manifest, items: dict[str, _Item]
+        self,
+        path: Path,
+        stream: BinaryIO,
+        manifest: Manifest,
+        items: dict[str, _Item],
+        signed_by: str = "",
     ) -> None:
         self.path = path
         self.manifest = manifest
+        self.signed_by = signed_by
         self.digest = items[contents.MANIFEST].sha256
         self.has_signature = contents.SIGNATURE in items
         self._stream = stream
@@ -77,7 +84,11 @@ class Bundle:
         """
         if name not in self._items:
             raise NotFoundError(f"{self.path} has no entry {name!r}")
-        return b"".join(self._chunks(name))
+        return b"".join(self.chunks(name))
+
+    def entry(self, name: str) -> archive.Entry:
+        """Size and checksum of an entry that there is."""
+        return self._items[name].located.entry
 
     def golden(self, golden: Golden) -> tuple[dict[str, Array], dict[str, Array]]:
         """Inputs and expected outputs by tensor name, owned by the caller.
@@ -110,7 +121,7 @@ class Bundle:
         variant = self.variant(variant_id)
 
         def copy(path: str, target: BinaryIO) -> None:
-            for chunk in self._chunks(contents.variant_path(variant_id, path)):
+            for chunk in self.chunks(contents.variant_path(variant_id, path)):
                 target.write(chunk)
 
         return store.keep(variant.files, copy, cache or default_cache())
@@ -118,7 +129,7 @@ class Bundle:
     def verify(self) -> None:
         """Raise ``BundleError`` when the contents of any entry differ from their digest."""
         for name in self._items:
-            for _ in self._chunks(name):
+            for _ in self.chunks(name):
                 pass
 
     def close(self) -> None:
@@ -131,15 +142,7 @@ class Bundle:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _tensors(self, name: str) -> dict[str, Array]:
-        data = self.read(name)
-        try:
-            # A bundle's tensors lie uncompressed: they never take more than the entry does.
-            return tensors.read_tensors(data, limit_bytes=len(data))
-        except InputError as error:
-            raise BundleError(f"{self.path}: {name}: {error}") from error
-
-    def _chunks(self, name: str) -> Iterator[bytes]:
+    def chunks(self, name: str) -> Iterator[bytes]:
         """The contents piece by piece; raises after the last one when the digest differs."""
         item = self._items[name]
         offset, end = item.located.offset, item.located.offset + item.located.entry.size_bytes
@@ -154,12 +157,24 @@ class Bundle:
         if digest.hexdigest() != item.sha256:
             raise BundleError(f"{name} differs from its digest in the manifest", hint=_AGAIN)
 
+    def _tensors(self, name: str) -> dict[str, Array]:
+        data = self.read(name)
+        try:
+            # A bundle's tensors lie uncompressed: they never take more than the entry does.
+            return tensors.read_tensors(data, limit_bytes=len(data))
+        except InputError as error:
+            raise BundleError(f"{self.path}: {name}: {error}") from error
 
-def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+
+def open_bundle(path: str | os.PathLike[str], trust: Keyring | None = None) -> Bundle:
     """Open a bundle and check its structure and the digest of everything in it.
 
+    Args:
+        trust: Whose signature is asked for, before anything of the manifest is read; None
+            checks none.
     Raises:
-        BundleError: The file can't be read, is no bundle, is damaged, altered or unsafe.
+        BundleError: The file can't be read, is no bundle, is damaged, altered or unsafe, or
+            ``trust`` refuses who signed it.
     """
     path = Path(path)
     if not path.is_file():
@@ -168,7 +183,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     with contextlib.ExitStack() as on_error:
         try:
             stream = on_error.enter_context(open(path, "rb", buffering=0))
-            bundle = _load(path, stream)
+            bundle = _load(path, stream, trust)
             bundle.verify()
         except OSError as error:
             raise BundleError(f"can not read bundle {path}: {error.strerror}") from error
@@ -178,18 +193,20 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         return bundle
 
 
-def _load(path: Path, stream: BinaryIO) -> Bundle:
+def _load(path: Path, stream: BinaryIO, trust: Keyring | None) -> Bundle:
     located = archive.read_directory(stream.fileno())
     contents.check_names(item.entry.name for item in located)
     found = {item.entry.name: item for item in located}
     if list(found) != contents.in_order(found) or contents.MANIFEST not in found:
         raise BundleError(f"{contents.MANIFEST} is not the first entry of sorted ones")
     data = _read_unlisted(stream, found[contents.MANIFEST], contents.MAX_MANIFEST_BYTES)
-    manifest = contents.decode_manifest(data)
     digests = {contents.MANIFEST: hashlib.sha256(data).hexdigest()}
+    signature = None
     if contents.SIGNATURE in found:
-        data = _read_unlisted(stream, found[contents.SIGNATURE], contents.MAX_SIGNATURE_BYTES)
-        digests[contents.SIGNATURE] = hashlib.sha256(data).hexdigest()
+        signature = _read_unlisted(stream, found[contents.SIGNATURE], contents.MAX_SIGNATURE_BYTES)
+        digests[contents.SIGNATURE] = hashlib.sha256(signature).hexdigest()
+    signed_by = trust.check(data, signature) if trust is not None else ""
+    manifest = contents.decode_manifest(data)
     entries = contents.listed(manifest)
     if missing := sorted(entries.keys() - found.keys()):
         raise BundleError(f"{', '.join(missing)} is missing", hint=_AGAIN)
@@ -199,7 +216,8 @@ def _load(path: Path, stream: BinaryIO) -> Bundle:
         if found[name].entry.size_bytes != entry.size_bytes:
             raise BundleError(f"{name} has not the size that the manifest gives", hint=_AGAIN)
         digests[name] = entry.sha256
-    return Bundle(path, stream, manifest, {n: _Item(found[n], digests[n]) for n in found})
+    items = {name: _Item(found[name], digests[name]) for name in found}
+    return Bundle(path, stream, manifest, items, signed_by)
 
 
 def _read_unlisted(stream: BinaryIO, item: archive.Located, limit: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Writes a bundle: the same parts give the same bytes."""
+"""Writes and signs bundles: the same parts, and the same key, give the same bytes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
 from edge.bundle import archive, contents
+from edge.bundle.opening import Bundle, open_bundle
 from edge.core.durable import replacing
 from edge.core.errors import BundleError, InputError
 from edge.core.manifest import FileEntry, Manifest, Variant
+
+if TYPE_CHECKING:
+    from edge.bundle.signing import Signer
 
 CHUNK_BYTES = 1024 * 1024
 
@@ -51,6 +55,37 @@ def pack(manifest: Manifest, folder: Path, output: Path) -> Path:
         place = error.filename or output
         raise InputError(f"can not write {output}: {place}: {error.strerror}") from error
     return output
+
+
+def sign(path: Path, signer: Signer, output: Path | None = None) -> Path:
+    """Write a bundle anew with a signature, in place of the one that it may have.
+
+    Args:
+        output: None for the same file; on any error, what was there before stays.
+    Raises:
+        BundleError: It can't be read, is damaged or altered.
+        InputError: It can't be written.
+    """
+    output = output or path
+    with open_bundle(path) as bundle:
+        try:
+            with replacing(output) as stream:
+                _write_signed(stream, bundle, signer.sign(bundle.read(contents.MANIFEST)))
+        except OSError as error:
+            raise InputError(f"can not write {output}: {error.strerror}") from error
+    return output
+
+
+def _write_signed(stream: BinaryIO, bundle: Bundle, signature: bytes) -> None:
+    signed = archive.Entry(contents.SIGNATURE, len(signature), zlib.crc32(signature))
+    entries = []
+    for name in contents.in_order({*bundle.names(), contents.SIGNATURE}):
+        is_signature = name == contents.SIGNATURE
+        entries.append(signed if is_signature else bundle.entry(name))
+        stream.write(archive.local_header(entries[-1]))
+        for chunk in [signature] if is_signature else bundle.chunks(name):
+            stream.write(chunk)
+    stream.write(archive.directory(entries))
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -63,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the model (default: the file's)")
     parser.add_argument("--version", help="version of the model (default: 1)")
     parser.add_argument(
+        "--sign", type=Path, metavar="KEY", help="sign the bundle with this private key (Ed25519)"
+    )
+    parser.add_argument(
         "-o",
         "--output",
         type=Path,
@@ -73,9 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from edge.bundle import sign
+    from edge.bundle.signing import read_signer
     from edge.cli._main import EXIT_DONE, EXIT_GATE
     from edge.conversion.cache import StageCache
 
+    signer = read_signer(args.sign) if args.sign else None  # before minutes of work
     profiles = args.profiles or ["host"]
     conversions: list[Conversion] = []
     with ExitStack() as stack:
@@ -87,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
             output = _output_for(args, profile) if len(profiles) > 1 else args.output
             with _progress.bars() as progress:
                 conversions.append(_convert(args, profile, output, progress, cache))
+            if signer is not None:
+                sign(conversions[-1].path, signer)
             if not args.json:
                 print_report(conversions[-1].report, conversions[-1].path)
     if args.json:

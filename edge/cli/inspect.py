@@ -87,6 +87,8 @@ def _is_bundle(path: Path) -> bool:
 
 
 def signature_text(bundle: Bundle) -> str:
+    if bundle.signed_by:
+        return f"by {bundle.signed_by}"
     return "present, not checked" if bundle.has_signature else "none: the bundle is unsigned"
 
 

@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from edge.bundle.signing import keyring_of
     from edge.host import Probation, Runtime
     from edge.server.http.listener import address_of, bind
 
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
             probation=Probation(settings.serve.probation_s, settings.serve.max_faults),
             power=settings.power,
             pipelines=settings.pipelines,
+            trust=keyring_of(settings.trust),
         ) as runtime:
             tell = _tell_json if args.json else _tell
             is_clean = _run_loop(_serve(runtime, settings, listening, partial(tell, url)))

@@ -1,4 +1,4 @@
-"""``edge verify``: is this bundle whole, and does it answer right on this machine?"""
+"""``edge verify``: is this bundle whole, whose is it, and does it answer right here?"""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from edge.core.errors import EngineError, NotFoundError, UnavailableError
 from edge.core.manifest import Variant
 
 if TYPE_CHECKING:
+    from edge.bundle.signing import Keyring
     from edge.host import GoldenResult
 
-HELP = "check a bundle's digests, and its recorded answers on this machine"
+HELP = "check a bundle's digests, its signature, and its answers on this machine"
 
 State = Literal["passed", "failed", "error", "skipped", "unproven"]
 _MARKS = {"passed": "[green]✓[/]", "failed": "[red]✗[/]", "error": "[red]✗[/]"}
@@ -50,11 +51,18 @@ class Verification(msgspec.Struct, frozen=True):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--engine", help="only the variants for this engine")
+    parser.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="FILE|DIR",
+        help="it must be signed by one of these public keys (default: what edge.toml trusts)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    verification = verify(args.bundle, args.engine)
+    verification = verify(args.bundle, args.engine, _keyring(args.key))
     if args.json:
         _output.print_json(verification)
     else:
@@ -62,11 +70,18 @@ def run(args: argparse.Namespace) -> int:
     return _exit_code(verification)
 
 
-def verify(path: Path, engine: str | None = None) -> Verification:
-    """Check digests, then the goldens of each variant whose engine is ready here.
+def _keyring(keys: list[str]) -> Keyring | None:
+    from edge.bundle.signing import Keyring, keyring_of, read_trusted
+    from edge.settings import load_settings
+
+    return Keyring(read_trusted(keys)) if keys else keyring_of(load_settings().trust)
+
+
+def verify(path: Path, engine: str | None = None, trust: Keyring | None = None) -> Verification:
+    """Check digests and signature, then the goldens of each variant whose engine is ready here.
 
     Raises:
-        BundleError: The bundle is damaged, altered or unsafe.
+        BundleError: The bundle is damaged, altered or unsafe, or not signed as ``trust`` asks.
         NotFoundError: There is no such engine, or no variant for it.
     """
     from edge.bundle import open_bundle
@@ -74,7 +89,7 @@ def verify(path: Path, engine: str | None = None) -> Verification:
 
     if engine is not None:
         plugins.backend(engine)
-    with open_bundle(path) as bundle:
+    with open_bundle(path, trust) as bundle:
         manifest = bundle.manifest
         chosen = [v for v in manifest.variants if engine in (None, v.engine)]
         if not chosen:

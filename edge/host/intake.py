@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from edge.bundle import open_bundle
+from edge.bundle import Bundle, open_bundle
 from edge.core.errors import BundleError, EdgeError, InputError
 from edge.host.activation import Activation
 from edge.host.catalog import Catalog, version_key
@@ -49,7 +49,7 @@ class Intake:
         )
         for source in sources:
             if source not in folders:
-                self._add(Slot(source, self._terms, open_bundle(source)))
+                self._add(Slot(source, self._terms, self._open(source)))
                 continue
             paths = bundles_in(source)
             if not paths and not watch_s:
@@ -130,10 +130,17 @@ class Intake:
             slot.close()
             raise
 
+    def _open(self, path: Path) -> Bundle:
+        trust = self._terms.trust
+        bundle = open_bundle(path, trust)
+        if trust is not None and not bundle.signed_by:
+            log.warning("%s is not signed by anyone who is trusted here", path)
+        return bundle
+
     def _slot_at(self, path: Path, folder: Path) -> Slot:
         """What a bundle in a folder holds; one that is damaged or out of its place has failed."""
         try:
-            bundle = open_bundle(path)
+            bundle = self._open(path)
         except BundleError as error:
             log.error("%s is left out: %s", path, error)
             return Slot(path, self._terms, error=error)

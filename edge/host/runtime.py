@@ -22,6 +22,7 @@ from edge.host.status import ModelStatus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edge.bundle.signing import Keyring
     from edge.core.pipelines import PipelineSpec
     from edge.core.tensor import Array, Feeds
     from edge.host.folders import FolderWatch
@@ -54,6 +55,7 @@ class Runtime:
             never. A version that is newer than the active one takes over once it has proven right.
         probation: When a version that took over is taken back by itself.
         pipelines: Models that work together, by a name that no model has.
+        trust: Whose signatures bundles have to bear; None asks for none.
     Raises:
         BundleError: A bundle that was named is damaged or missing.
         InputError: A folder holds no bundle, or two bundles claim one name and version.
@@ -74,6 +76,7 @@ class Runtime:
         idle_s: float = 0.0,
         watch_s: float = 0.0,
         probation: Probation | None = None,
+        trust: Keyring | None = None,
     ) -> None:
         self._is_closed = False
         self._catalog = Catalog()
@@ -88,6 +91,7 @@ class Runtime:
             dict(models or {}),
             self._residency,
             FairShare(concurrency) if concurrency or is_governed else None,
+            trust,
         )
         intake = Intake(self._catalog, self._activation, self._terms, self.pipeline_names)
         try:

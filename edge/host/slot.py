@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge.bundle import Bundle, open_bundle
+from edge.bundle.signing import Keyring
 from edge.core.errors import BundleError, EdgeError, EngineError, UnavailableError
 from edge.host.building import Build
 from edge.host.choice import Wish
@@ -34,6 +35,7 @@ class Terms(NamedTuple):
     settings: Mapping[str, ModelSettings]
     residency: Residency
     fair: FairShare | None = None
+    trust: Keyring | None = None
 
 
 class Slot:

@@ -17,6 +17,7 @@ from edge.settings.serving import ModelSettings as ModelSettings
 from edge.settings.serving import Serve as Serve
 from edge.settings.telemetry import MEMORY as MEMORY
 from edge.settings.telemetry import Mqtt as Mqtt
+from edge.settings.trust import Trust as Trust
 
 DEFAULT_PATH = Path("edge.toml")
 
@@ -32,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serve: Serve = Serve()
     mqtt: Mqtt = Mqtt()
     power: Power = Power()
+    trust: Trust = Trust()
     models: dict[str, ModelSettings] = {}
     pipelines: Pipelines = {}
 
