@@ -159,8 +159,8 @@ class Link:
         rejected, self._rejected = self._rejected, []
         return rejected
 
-    def subscribe(self, pattern: str) -> None:
-        self._client.subscribe(pattern, QOS)
+    def subscribe(self, *patterns: str) -> None:
+        self._client.subscribe([(pattern, QOS) for pattern in patterns])
 
     def disconnect(self) -> None:
         """Say goodbye: the broker drops the will."""

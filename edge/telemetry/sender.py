@@ -158,8 +158,8 @@ class Sender:
             if link.state == "connected":
                 if self.state != "connected":
                     self._begin()
-                    for pattern in self._handlers:
-                        link.subscribe(pattern)
+                    if self._handlers:
+                        link.subscribe(*self._handlers)
                 self._hand_over(link)
             if self._closing_s is not None and self._close_when_done(link, self._closing_s):
                 break

@@ -37,16 +37,20 @@ class Topics(msgspec.Struct, frozen=True):
         return f"edge/{self.fleet}/{self.device}"
 
 
-def pattern(fleet: str = ANY, device: str = ANY) -> str:
-    """What to subscribe to, for one device or for any.
+def patterns(fleet: str = ANY, device: str = ANY, *more: str) -> list[str]:
+    """What to subscribe to, for one device or for any: all that devices tell.
 
+    A ``#`` would bring the commands too, and with an update the whole of its bundle.
+
+    Args:
+        more: Patterns of further paths, for example ``cmd/+/+``.
     Raises:
         SettingsError: A name can't be part of a topic.
     """
     for kind, name in (("fleet", fleet), ("device", device)):
         if name != ANY:
             _check(kind, name)
-    return f"{ROOT}/{fleet}/{device}/#"
+    return [f"{ROOT}/{fleet}/{device}/{path}" for path in (ANY, f"{ANY}/{ANY}", *more)]
 
 
 def split(topic: str) -> tuple[str, str, str]:

@@ -20,6 +20,7 @@ from edge.telemetry.link import Link, Received
 log = logging.getLogger(__name__)
 
 _LONGEST_WAIT_S = 5.0  # a person is looking
+_MOST_OTHERS = 100_000  # for who does not look at them
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -38,16 +39,24 @@ class Arrival(msgspec.Struct, frozen=True):
 class Watcher:
     """Subscribes to the devices that are named, or to all; one thread uses it.
 
+    Args:
+        more: Patterns of further paths to subscribe to; what is no telemetry ends up in ``others``.
     Raises:
         SettingsError: The URL or a name can't be used.
     """
 
     def __init__(
-        self, url: str, fleet: str = topics.ANY, device: str = topics.ANY, *, timeout_s: float = 5.0
+        self,
+        url: str,
+        fleet: str = topics.ANY,
+        device: str = topics.ANY,
+        *more: str,
+        timeout_s: float = 5.0,
     ) -> None:
         self.address = parse_address(url)
         self.error = ""
-        self._pattern = topics.pattern(fleet, device)
+        self.others: deque[Received] = deque(maxlen=_MOST_OTHERS)
+        self._patterns = topics.patterns(fleet, device, *more)
         self._timeout_s = timeout_s
         self._link: Link | None = None
         self._backoff = Backoff(0.5, _LONGEST_WAIT_S)
@@ -79,6 +88,11 @@ class Watcher:
     @property
     def is_connected(self) -> bool:
         return self._link is not None and self._link.state == "connected"
+
+    @property
+    def link(self) -> Link | None:
+        """The connection, while there is one that is subscribed; another one after each loss."""
+        return self._link if self.is_connected and self._subscribed else None
 
     def poll(self, timeout_s: float) -> list[Arrival]:
         """What arrived, waiting up to ``timeout_s`` for the first; connects again by itself.
@@ -119,7 +133,7 @@ class Watcher:
         return self._link
 
     def _subscribe(self, link: Link) -> None:
-        link.subscribe(self._pattern)
+        link.subscribe(*self._patterns)  # in one packet: of two in a row amqtt may lose one
         self._subscribed = True
         self.error = ""
         self._backoff.failures = 0
@@ -133,9 +147,12 @@ class Watcher:
         if link.state == "connected" and not self._subscribed:
             self._subscribe(link)
         while link.received:
-            arrival = _read(link.received.popleft())
+            received = link.received.popleft()
+            arrival = _read(received)
             if arrival is not None:
                 self._ready.append(arrival)
+            elif topics.split(received.topic)[2].startswith("cmd/"):
+                self.others.append(received)
         if not link.is_open:
             self.error = f"{link.reason}; trying again"
             self._try_at_s = time.monotonic() + self._backoff.next_s()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.errors import SettingsError
-from edge.telemetry.topics import Topics, matches, pattern, split
+from edge.telemetry.topics import Topics, matches, patterns, split
 
 NAMES = st.text(min_size=1).filter(lambda name: name.isprintable() and not set(name) & set("+#/"))
 
@@ -32,11 +32,17 @@ def test_name_of_a_file_can_not_leave_its_topic() -> None:
     assert Topics("f", "d").of("model", "a/+#b") == "edge/v1/f/d/model/a___b"
 
 
-def test_pattern_takes_any_or_one() -> None:
-    assert pattern() == "edge/v1/+/+/#"
-    assert pattern(device="d") == "edge/v1/+/d/#"
+def test_patterns_take_any_or_one() -> None:
+    assert patterns() == ["edge/v1/+/+/+", "edge/v1/+/+/+/+"]
+    assert patterns("+", "d", "cmd/+/+")[1:] == ["edge/v1/+/d/+/+", "edge/v1/+/d/cmd/+/+"]
     with pytest.raises(SettingsError):
-        pattern(fleet="#")
+        patterns(fleet="#")
+
+
+def test_who_watches_is_not_sent_the_bundles_of_others() -> None:
+    chunk = Topics("f", "d").of("cmd", "update", "7", "chunk", "0")
+    assert not any(matches(pattern, chunk) for pattern in patterns("+", "+", "cmd/+/+"))
+    assert any(matches(pattern, Topics("f", "d").of("tele", "device")) for pattern in patterns())
 
 
 @pytest.mark.parametrize("topic", ["", "other", "edge/v1/f", "edge/v1/f/d", "x/edge/v1/f/d/t"])
