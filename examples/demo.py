@@ -24,6 +24,7 @@ from rich.rule import Rule
 
 from edge.bundle import open_bundle
 from edge.telemetry import lines, view
+from edge.telemetry.board import Board
 from edge.telemetry.broker import EmbeddedBroker
 from edge.telemetry.watcher import Watcher
 from edge.vision import ImagePipeline
@@ -166,7 +167,7 @@ def watch(broker_url: str, client: Client) -> None:
 
 
 def show(watcher: Watcher) -> None:
-    board = view.Board()
+    board = Board()
     end_s = time.monotonic() + SHOW_S
     with Live(console=console, auto_refresh=False) as live:
         while time.monotonic() < end_s:

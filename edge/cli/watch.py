@@ -68,8 +68,9 @@ def _show(watcher: Watcher, args: argparse.Namespace) -> None:
     from rich.live import Live
 
     from edge.telemetry import view
+    from edge.telemetry.board import Board
 
-    board = view.Board()
+    board = Board()
     end_s = time.monotonic() + (args.seconds or float("inf"))
     left = args.count or sys.maxsize
     with Live(console=_output.out(), auto_refresh=False) as live:

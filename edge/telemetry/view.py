@@ -1,16 +1,13 @@
-"""What telemetry looks like on a terminal: the newest of each device and model, on one board."""
+"""What telemetry looks like on a terminal: the newest of each device and model."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from edge.telemetry.board import TREND, Board, DeviceBoard, ModelRow
 from edge.telemetry.lines import (
     NOTHING,
-    Metrics,
     about,
     clock,
     figure,
@@ -18,7 +15,6 @@ from edge.telemetry.lines import (
     printable,
     said,
     table,
-    tables,
     who,
 )
 
@@ -29,63 +25,10 @@ if TYPE_CHECKING:
 
     from edge.telemetry.watcher import Arrival
 
-_TREND = 8
-_EVENTS = 4
 _BAR = 10
-_SILENT_AFTER_S = 20.0  # four times the default interval
-_FIGURES = (("per s", 8), ("trend", _TREND), ("p50 ms", 7), ("p99 ms", 7), ("errors", 6))
+_FIGURES = (("per s", 8), ("trend", TREND), ("p50 ms", 7), ("p99 ms", 7), ("errors", 6))
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _STYLES = {"online": "green", "ready": "green", "offline": "red", "failed": "red", "idle": "dim"}
-
-
-class ModelRow(msgspec.Struct):
-    """The newest that is known of a model; ``rates`` are the last ones, oldest first."""
-
-    state: Metrics = {}
-    sample: Metrics = {}
-    rates: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=_TREND))
-
-
-class DeviceBoard(msgspec.Struct):
-    """The newest that is known of a device, and of its models by name and version."""
-
-    name: str
-    status: Metrics = {}
-    info: Metrics = {}
-    sample: Metrics = {}
-    models: dict[tuple[str, str], ModelRow] = {}
-    heard_s: float = 0.0
-
-
-class Board:
-    """Everything that a view shows, folded from the messages that arrived."""
-
-    def __init__(self) -> None:
-        self.devices: dict[tuple[str, str], DeviceBoard] = {}
-        self.events: deque[Arrival] = deque(maxlen=_EVENTS)
-
-    def add(self, arrival: Arrival) -> None:
-        key = (arrival.fleet, arrival.device)
-        device = self.devices.setdefault(key, DeviceBoard(name=who(arrival)))
-        if not arrival.is_retained:
-            device.heard_s = max(device.heard_s, arrival.at_s)
-        kind = arrival.path.partition("/")[0]
-        metrics = arrival.metrics
-        if kind == "status":
-            device.status = metrics
-        elif kind == "info":
-            device.info = metrics
-        elif kind == "model":
-            _row(device, metrics).state = metrics
-        elif kind == "event":
-            self.events.append(arrival)
-        elif arrival.path == "tele/device":
-            device.sample = metrics
-        elif arrival.path == "tele/model":
-            for sample in tables(metrics.get("models")):
-                row = _row(device, sample)
-                row.sample = sample
-                row.rates.append(number(sample.get("success_per_s")) or 0.0)
 
 
 def render(
@@ -133,10 +76,9 @@ def _device_line(device: DeviceBoard, now_s: float) -> Text:
         ("● ", _STYLES.get(state, "yellow")), (device.name, "bold"), (f"  {state}", "dim")
     )
     reason = device.status.get("reason")
-    silent_s = now_s - device.heard_s
     if reason and state == "offline":
         line.append(printable(f" ({reason})"), style="dim")
-    elif device.heard_s and silent_s > _SILENT_AFTER_S:
+    elif silent_s := device.silent_s(now_s):
         line.append(f", silent for {silent_s:.0f} s", style="yellow")
     line.append("".join(f" · {part}" for part in about(device.info)), style="dim")
     return line
@@ -243,8 +185,3 @@ def sparkline(values: Sequence[float]) -> str:
     if top <= 0:
         return _BLOCKS[0] * len(values)
     return "".join(_BLOCKS[round(value / top * (len(_BLOCKS) - 1))] for value in values)
-
-
-def _row(device: DeviceBoard, metrics: Metrics) -> ModelRow:
-    key = (str(metrics.get("name", "?")), str(metrics.get("version", "")))
-    return device.models.setdefault(key, ModelRow())

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from edge.telemetry.board import Board
 from edge.telemetry.envelope import Sealer
 from edge.telemetry.lines import json_line, plain_line
-from edge.telemetry.view import Board, render, sparkline
+from edge.telemetry.view import render, sparkline
 from edge.telemetry.watcher import Arrival
 
 NOW_S = 1000.0
