@@ -16,7 +16,8 @@ class Mqtt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The broker (``mqtt://[user:password@]host[:port]``, empty = no telemetry) and identity.
 
     What waits for the broker is in the folder ``outbox`` (empty: one in ``$XDG_STATE_HOME/edge``,
-    "memory": it is lost with the process). ``version`` is that of the protocol.
+    "memory": it is lost with the process). ``version`` is that of the protocol. ``formats`` are
+    files of ``edge/telemetry/formats``; only ``json`` waits for a broker that is not there.
     """
 
     url: str = ""
@@ -26,6 +27,7 @@ class Mqtt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: str = ""
     interval_s: Annotated[float, _Positive] = 5.0
     keepalive_s: Annotated[int, _Positive] = 30
+    formats: tuple[str, ...] = ("json",)
 
     @property
     def device_name(self) -> str:

@@ -16,6 +16,7 @@ from edge.core.errors import SettingsError
 from edge.sensors import device_sensors
 from edge.settings import MEMORY, Mqtt, Settings
 from edge.telemetry.address import parse_address
+from edge.telemetry.formats import Format, Outlet, formats
 from edge.telemetry.reports import Report, Reporter, Source, Subject, reporters
 from edge.telemetry.sender import Delivery, Sender
 from edge.telemetry.topics import Topics
@@ -33,11 +34,15 @@ class Publisher:
     """
 
     def __init__(
-        self, told: dict[str, Reporter], sender: Sender, topics: Topics, interval_s: float
+        self,
+        told: dict[str, Reporter],
+        told_as: dict[str, Format],
+        sender: Sender,
+        interval_s: float,
     ) -> None:
         self._reporters = told
+        self._formats = told_as
         self._sender = sender
-        self._topics = topics
         self._interval_s = interval_s
         self._failing: set[str] = set()
         self._closing = threading.Event()
@@ -45,6 +50,8 @@ class Publisher:
 
     def start(self) -> None:
         self._sender.start()
+        for told_as in self._formats.values():
+            told_as.start()
         self._thread.start()
 
     @property
@@ -74,6 +81,8 @@ class Publisher:
         self._closing.set()
         deadline_s = time.monotonic() + timeout_s
         self._thread.join(timeout_s)
+        for told_as in self._formats.values():
+            told_as.close(max(0.0, deadline_s - time.monotonic()))
         self._sender.close(max(0.0, deadline_s - time.monotonic()))
 
     def __enter__(self) -> Publisher:
@@ -99,16 +108,10 @@ class Publisher:
         for name, reporter in self._reporters.items():
             with self._guarded(name):
                 reports.extend(reporter.look(now_ns, is_due=is_due))
-        for report in _joined(reports):
-            with self._guarded("/".join(report.path)):
-                self._tell(report)
-
-    def _tell(self, report: Report) -> None:
-        topic = self._topics.of(*report.path)
-        if report.kind == "retained":
-            self._sender.retain(topic, report.metrics)
-        else:
-            self._sender.send(topic, report.metrics, is_event=report.kind == "event")
+        joined = _joined(reports)
+        for name, told_as in self._formats.items():
+            with self._guarded(name):
+                told_as.tell(joined)
 
     @contextmanager
     def _guarded(self, what: str) -> Iterator[None]:
@@ -144,7 +147,7 @@ def publish(source: Source, settings: Settings, *, delivery: Delivery | None = N
     Args:
         delivery: How hard to try; default is the settings' keepalive and a minute's back-off.
     Raises:
-        SettingsError: The broker's URL, the fleet's name or the device's can't be used.
+        SettingsError: The broker's URL, a name or a format can't be used.
     """
     mqtt = settings.mqtt
     if not mqtt.url:
@@ -160,7 +163,8 @@ def publish(source: Source, settings: Settings, *, delivery: Delivery | None = N
     sender = Sender(parse_address(mqtt.url), topics, delivery)
     sensors = device_sensors(Path(settings.power.root))
     told = reporters(Subject(source, sensors, sender.backlog, settings))
-    publisher = Publisher(told, sender, topics, mqtt.interval_s)
+    told_as = formats(Outlet(sender, topics, settings, delivery.folder))
+    publisher = Publisher(told, told_as, sender, mqtt.interval_s)
     publisher.start()
     return publisher
 

@@ -6,10 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from edge.host import Strain
+import msgspec
+import pytest
+
+from edge.core.errors import SettingsError
+from edge.host import ModelStatus, Strain
 from edge.sensors import device_sensors
-from edge.settings import Settings
+from edge.settings import Mqtt, Settings
 from edge.telemetry.backlog import Backlog
+from edge.telemetry.formats import Outlet, formats
 from edge.telemetry.publisher import Publisher
 from edge.telemetry.reports import Report, Subject, reporters
 from edge.telemetry.topics import Topics
@@ -30,14 +35,14 @@ class Told:
     """A sender that keeps what it is given."""
 
     def __init__(self) -> None:
-        self.retained: list[tuple[str, dict[str, Any]]] = []
+        self.retained: list[tuple[str, dict[str, Any] | bytes]] = []
         self.sent: list[tuple[str, dict[str, Any], bool]] = []
 
     def start(self) -> None: ...
 
     def close(self, timeout_s: float) -> None: ...
 
-    def retain(self, topic: str, metrics: dict[str, Any]) -> None:
+    def retain(self, topic: str, metrics: dict[str, Any] | bytes) -> None:
         self.retained.append((topic, metrics))
 
     def send(self, topic: str, metrics: dict[str, Any], *, is_event: bool = False) -> None:
@@ -61,7 +66,8 @@ def _subject() -> Subject:
 
 def _published(*reports: Report) -> Told:
     told = Told()
-    publisher = Publisher({"said": Said(*reports)}, told, Topics("lab", "one"), 60.0)  # type: ignore[arg-type]
+    outlet = Outlet(told, Topics("lab", "one"), Settings(), None)  # type: ignore[arg-type]
+    publisher = Publisher({"said": Said(*reports)}, formats(outlet), told, 60.0)  # type: ignore[arg-type]
     publisher.start()
     publisher.close()  # which looks once more
     return told
@@ -109,3 +115,48 @@ def test_a_state_is_retained() -> None:
     told = _published(Report(("model", "digits"), {"state": "ready"}, "retained"))
     assert told.retained == [("edge/v1/lab/one/model/digits", {"state": "ready"})]
     assert told.sent == []
+
+
+def test_a_report_that_can_not_be_told_does_not_hold_up_the_others() -> None:
+    class Choosy(Told):
+        def send(self, topic: str, metrics: dict[str, Any], *, is_event: bool = False) -> None:
+            if "bad" in metrics:
+                raise TypeError("no such thing in JSON")
+            super().send(topic, metrics, is_event=is_event)
+
+    told = Choosy()
+    form = formats(Outlet(told, Topics("lab", "one"), Settings(), None))["json"]  # type: ignore[arg-type]
+    reports = [Report(("tele", "a"), {"bad": object()}), Report(("tele", "b"), {"x_count": 1})]
+    with pytest.raises(TypeError):
+        form.tell(reports)
+    assert [topic for topic, _, _ in told.sent] == ["edge/v1/lab/one/tele/b"]
+
+
+def test_a_model_that_is_gone_is_no_longer_retained() -> None:
+    told = _published(Report(("model", "digits"), {}, "retained"))
+    assert told.retained == [("edge/v1/lab/one/model/digits", b"")]
+
+
+def test_models_reporter_says_once_that_a_model_is_gone() -> None:
+    class One(Nothing):
+        names = ("digits",)
+
+        def status(self) -> list[Any]:
+            return [ModelStatus(name, "1", "staged") for name in self.names]
+
+    source = One()
+    reporter = reporters(msgspec.structs.replace(_subject(), source=source))["models"]
+    first = {report.path for report in reporter.look(0, is_due=False)}
+    source.names = ()
+    second = [(r.path, r.metrics) for r in reporter.look(1, is_due=False)]
+    third = [r.path for r in reporter.look(2, is_due=False)]
+    assert ("model", "digits") in first
+    assert (("model", "digits"), {}) in second
+    assert ("model", "digits") not in third
+
+
+def test_a_format_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    outlet = Outlet(Told(), Topics("lab", "one"), Settings(mqtt=Mqtt(formats=("xml",))), None)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="xml") as caught:
+        formats(outlet)
+    assert "json" in str(caught.value.hint)

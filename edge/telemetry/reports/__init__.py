@@ -27,6 +27,7 @@ class Report(msgspec.Struct, frozen=True):
 
     Attributes:
         path: Where it belongs, for example ``("tele", "device")``.
+        metrics: Empty ones of a state say that what it was about is gone.
         kind: ``retained`` is a state, told when it differs from the last; ``telemetry`` is a
             sample, which goes first when room gets scarce, and is told together with all of the
             same path; an ``event`` is told as it is.

@@ -15,6 +15,7 @@ class ModelsReporter:
         self._source = subject.source
         self._meter = ModelMeter()
         self._transitions = Transitions()
+        self._told: set[str] = set()
         self._has_told_info = False
 
     def look(self, now_ns: int, *, is_due: bool) -> Iterable[Report]:
@@ -23,7 +24,11 @@ class ModelsReporter:
         if changes or not self._has_told_info:
             self._has_told_info = True
             yield Report(("info",), device_info(statuses), "retained")
-        for name, metrics in model_metrics(statuses).items():
+        models = model_metrics(statuses)
+        for name in sorted(self._told - set(models)):
+            yield Report(("model", name), {}, "retained")
+        self._told = set(models)
+        for name, metrics in models.items():
             yield Report(("model", name), metrics, "retained")
         for change in changes:
             yield Report(("event", "model_state"), change.metrics(), "event")
