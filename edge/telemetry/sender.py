@@ -104,6 +104,13 @@ class Sender:
             self._unsent[topic] = None
         self._waker.wake()
 
+    def repeat(self, topic: str) -> None:
+        """Send once more what is retained under ``topic``, if anything is."""
+        with self._lock:
+            if topic in self._retained:
+                self._unsent[topic] = None
+        self._waker.wake()
+
     def close(self, timeout_s: float) -> None:
         """Deliver what waits, say offline, and disconnect, all within ``timeout_s``.
 
