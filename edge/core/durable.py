@@ -27,6 +27,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def move(source: Path, target: Path) -> None:
+    """Give a file that is safe on the disk another name on the same disk, over what has it."""
+    if not target.parent.is_dir():
+        target.parent.mkdir()
+        sync_folder(target.parent.parent)
+    os.replace(source, target)
+    sync_folder(target.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in ``folder`` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

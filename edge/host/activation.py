@@ -37,12 +37,16 @@ class Probation(msgspec.Struct, frozen=True):
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """A version that is not to serve by itself again; ``digest`` is its bundle's."""
+    """A version that is not to serve by itself; ``digest`` is its bundle's.
+
+    One that is no ``is_fault`` is held back, but nothing is known to be wrong with it.
+    """
 
     digest: str
     name: str
     version: str
     reason: str
+    is_fault: bool = True
 
 
 # Made at import, by one thread: msgspec crashes where two learn a type at once.
@@ -56,9 +60,10 @@ class Rejections:
         self._path = path or default_state() / "rejections.json"
         self._lock = threading.Lock()
 
-    def reason(self, digest: str) -> str:
+    def reason(self, digest: str, *, faults_only: bool = False) -> str:
         """Why a bundle was rejected; empty if it was not."""
-        return next((known.reason for known in self._read() if known.digest == digest), "")
+        known = (one for one in self._read() if one.digest == digest)
+        return next((one.reason for one in known if one.is_fault or not faults_only), "")
 
     def add(self, rejection: Rejection) -> None:
         self._write(rejection.digest, [rejection])
@@ -133,8 +138,8 @@ class Activation:
             EdgeError: It does not load or does not answer as it should: nothing has changed.
         """
         with self._turns[slot.name]:
-            self.rejections.forgive(slot.digest)
             slot.load()
+            self.rejections.forgive(slot.digest)  # now: one that ends the process stays held back
             self._switch(slot, instead_of)
 
     def _switch(self, slot: Slot, instead_of: Slot | None) -> None:

@@ -61,7 +61,10 @@ class Catalog:
 
     def twin(self, slot: Slot) -> Slot | None:
         """One of the same name and version that is there already."""
-        same = (other for other in self.slots if other.key == slot.key)
+        return self.named(*slot.key)
+
+    def named(self, name: str, version: str) -> Slot | None:
+        same = (slot for slot in self.slots if slot.key == (name, version))
         return next(same, None)
 
     def at(self, path: Path) -> list[Slot]:

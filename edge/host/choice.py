@@ -173,10 +173,11 @@ def _obstacles(variant: Variant, machine: Machine) -> Iterator[str]:
         yield f"there is no engine named {variant.engine}"
     elif not engine.ready:
         yield f"{variant.engine} is not available: {engine.reason}"
-    yield from _unmet(variant, machine)
+    yield from unmet(variant, machine)
 
 
-def _unmet(variant: Variant, machine: Machine, *, but: str = "") -> Iterator[str]:
+def unmet(variant: Variant, machine: Machine, *, but: str = "") -> Iterator[str]:
+    """What a variant needs of a device that this one does not have."""
     for name, need in variant.requires.items():
         have = machine.facts.get(name, "")
         if name not in (*_MET_BY_THE_FILE, but) and not meets(have, need):
@@ -193,7 +194,7 @@ def _candidate(variant: Variant, machine: Machine, wish: Wish) -> Candidate:
 
 def _stand_ins(variant: Variant, machine: Machine, wish: Wish) -> list[Candidate]:
     """The same file on other engines, which need not be what its own engine would have to be."""
-    if any(_unmet(variant, machine, but=variant.engine)):
+    if any(unmet(variant, machine, but=variant.engine)):
         return []
     asked = str(wish.options.get("device", "")).lower()
     return [

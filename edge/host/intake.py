@@ -6,14 +6,19 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from edge.bundle import Bundle, open_bundle
+from edge.core.durable import move
 from edge.core.errors import BundleError, EdgeError, InputError
-from edge.host.activation import Activation
+from edge.host.activation import Activation, Rejection
 from edge.host.catalog import Catalog, version_key
 from edge.host.folders import SUFFIX, FolderWatch, bundles_in, check_place
 from edge.host.slot import Slot, Terms
 
 log = logging.getLogger(__name__)
+
+_HELD = "it serves once it is activated"
 
 
 class Intake:
@@ -79,8 +84,65 @@ class Intake:
             slot.close()
             return
         if twin is None:
-            self._catalog.add(slot)
+            try:
+                self._catalog.add(slot)
+            except InputError:  # it was installed meanwhile
+                slot.close()
+                return
         self._take_over(slot, twin)
+
+    def install(self, source: Path, folder: Path, *, activate: bool) -> Slot:
+        """Move a bundle into a served folder of its file system, as NAME/VERSION.edge.
+
+        Until it has proven right it is held back: one that takes the process down, or does not
+        do, is not tried again by the next start.
+
+        Raises:
+            InputError: There is another bundle of that name and version.
+            EdgeError: It does not load, or does not answer as it should: the one that served does.
+        """
+        with self._open(source) as bundle:
+            held = Rejection(
+                bundle.digest, bundle.manifest.name, bundle.manifest.version, _HELD, is_fault=False
+            )
+        slot = self._place(source, folder, held)
+        if slot.is_active and slot.state == "ready":
+            self._activation.rejections.forgive(slot.digest)
+        elif not activate:
+            slot.rest()
+        else:
+            try:
+                self._activation.activate(slot)
+            except EdgeError as error:
+                is_fault = slot.state == "failed"
+                rejection = replace(held, reason=str(error), is_fault=is_fault)
+                self._activation.rejections.add(rejection)
+                raise
+        return slot
+
+    def _place(self, source: Path, folder: Path, held: Rejection) -> Slot:
+        place = folder / held.name / f"{held.version}{SUFFIX}"
+        if held.name in self._taken_names():
+            raise InputError(f"there is a pipeline named {held.name}")
+        self._remove([slot for slot in self._catalog.at(place) if slot.state == "failed"])
+        twin = self._catalog.named(held.name, held.version)
+        if twin is not None and twin.digest != held.digest:
+            raise InputError(
+                f"{held.name} has a version {held.version} already, with other contents",
+                hint="convert it again with another --version",
+            )
+        if twin is not None:
+            source.unlink()
+            return twin
+        self._activation.rejections.add(held)
+        move(source, place)
+        slot = self._slot_at(place, folder)
+        try:
+            self._catalog.add(slot)
+        except InputError:  # the folder was looked at meanwhile
+            slot.close()
+            return self._catalog.find(held.name, held.version)
+        return slot
 
     def gone(self, path: Path) -> None:
         """Take out what was in a bundle that was deleted, after its last request."""
@@ -151,7 +213,7 @@ class Intake:
             bundle.close()
             return Slot(path, self._terms, error=error)
         slot = Slot(path, self._terms, bundle)
-        reason = self._activation.rejections.reason(slot.digest)
+        reason = self._activation.rejections.reason(slot.digest, faults_only=True)
         if reason:
             slot.reject(reason)
         return slot

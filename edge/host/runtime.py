@@ -93,9 +93,11 @@ class Runtime:
             FairShare(concurrency) if concurrency or is_governed else None,
             trust,
         )
-        intake = Intake(self._catalog, self._activation, self._terms, self.pipeline_names)
+        paths = [Path(source) for source in sources]
+        self.folders = [path for path in paths if path.is_dir()]
+        self._intake = Intake(self._catalog, self._activation, self._terms, self.pipeline_names)
         try:
-            self._watch = intake.scan([Path(source) for source in sources], watch_s)
+            self._watch = self._intake.scan(paths, watch_s)
             self._pipelines = self._plan_pipelines(pipelines or {})
             if self._watch is not None:
                 self._watch.start()
@@ -202,6 +204,17 @@ class Runtime:
             EdgeError: It does not load or answer as it should: nothing has changed.
         """
         self._activation.activate(self._catalog.find(name, version))
+
+    def install(self, bundle: Path, folder: Path, *, activate: bool = True) -> ModelStatus:
+        """Move a bundle into one of ``folders``, which is on the same disk, and let it serve.
+
+        Args:
+            activate: False to have it wait for ``activate``, also after a restart.
+        Raises:
+            InputError: There is another bundle of that name and version.
+            EdgeError: It can't be used or does not do; what served before does.
+        """
+        return self._intake.install(bundle, folder, activate=activate).status()
 
     def roll_back(self, name: str, reason: str = "by request") -> str:
         """Let the version before the active one serve again, and tell which that is.
