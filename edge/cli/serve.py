@@ -133,7 +133,7 @@ def _telemetry(runtime: Runtime, settings: Settings) -> Iterator[None]:
         return
     from edge.telemetry import publish
 
-    publisher = publish(runtime, settings)
+    publisher = publish(runtime, settings, runtime=runtime)
     try:
         yield
     finally:

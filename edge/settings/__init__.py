@@ -12,6 +12,7 @@ import msgspec
 from edge.core.errors import SettingsError
 from edge.core.pipelines import Pipelines
 from edge.core.toml_places import describe
+from edge.settings.commands import Commands as Commands
 from edge.settings.power import Power as Power
 from edge.settings.serving import ModelSettings as ModelSettings
 from edge.settings.serving import Serve as Serve
@@ -33,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serve: Serve = Serve()
     mqtt: Mqtt = Mqtt()
     power: Power = Power()
+    commands: Commands = Commands()
     trust: Trust = Trust()
     models: dict[str, ModelSettings] = {}
     pipelines: Pipelines = {}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,10 +17,14 @@ from edge.core.errors import SettingsError
 from edge.sensors import device_sensors
 from edge.settings import MEMORY, Mqtt, Settings
 from edge.telemetry.address import parse_address
+from edge.telemetry.commands import Steering, steer
 from edge.telemetry.formats import Format, Outlet, formats
 from edge.telemetry.reports import Report, Reporter, Source, Subject, reporters
 from edge.telemetry.sender import Delivery, Sender
 from edge.telemetry.topics import Topics
+
+if TYPE_CHECKING:
+    from edge.host import Runtime
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +44,13 @@ class Publisher:
         told_as: dict[str, Format],
         sender: Sender,
         interval_s: float,
+        steering: Steering | None = None,
     ) -> None:
         self._reporters = told
         self._formats = told_as
         self._sender = sender
         self._interval_s = interval_s
+        self._steering = steering
         self._failing: set[str] = set()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edge-telemetry", daemon=True)
@@ -52,6 +59,8 @@ class Publisher:
         self._sender.start()
         for told_as in self._formats.values():
             told_as.start()
+        if self._steering is not None:
+            self._steering.start()
         self._thread.start()
 
     @property
@@ -80,7 +89,9 @@ class Publisher:
             return
         self._closing.set()
         deadline_s = time.monotonic() + timeout_s
-        self._thread.join(timeout_s)
+        if self._steering is not None:
+            self._steering.close(timeout_s / 2)
+        self._thread.join(max(0.0, deadline_s - time.monotonic()))
         for told_as in self._formats.values():
             told_as.close(max(0.0, deadline_s - time.monotonic()))
         self._sender.close(max(0.0, deadline_s - time.monotonic()))
@@ -141,10 +152,17 @@ def _joined(reports: Iterable[Report]) -> list[Report]:
     return joined
 
 
-def publish(source: Source, settings: Settings, *, delivery: Delivery | None = None) -> Publisher:
+def publish(
+    source: Source,
+    settings: Settings,
+    *,
+    runtime: Runtime | None = None,
+    delivery: Delivery | None = None,
+) -> Publisher:
     """Start to report on ``source`` in the background; the broker need not be there.
 
     Args:
+        runtime: What an operator may steer, as far as ``[commands]`` allows it.
         delivery: How hard to try; default is the settings' keepalive and a minute's back-off.
     Raises:
         SettingsError: The broker's URL, a name or a format can't be used.
@@ -164,7 +182,8 @@ def publish(source: Source, settings: Settings, *, delivery: Delivery | None = N
     sensors = device_sensors(Path(settings.power.root))
     told = reporters(Subject(source, sensors, sender.backlog, settings))
     told_as = formats(Outlet(sender, topics, settings, delivery.folder))
-    publisher = Publisher(told, told_as, sender, mqtt.interval_s)
+    steering = steer(runtime, settings, sender, topics, delivery.folder) if runtime else None
+    publisher = Publisher(told, told_as, sender, mqtt.interval_s, steering)
     publisher.start()
     return publisher
 

@@ -104,6 +104,12 @@ class Sender:
             self._unsent[topic] = None
         self._waker.wake()
 
+    def release(self, topic: str) -> None:
+        """Send what was retained there no more; the broker keeps what it has."""
+        with self._lock:
+            self._retained.pop(topic, None)
+            self._unsent.pop(topic, None)
+
     def repeat(self, topic: str) -> None:
         """Send once more what is retained under ``topic``, if anything is."""
         with self._lock:
