@@ -27,7 +27,7 @@ import onnxruntime
 
 import edge
 from edge.bundle import pack
-from edge.conversion.opening import machine
+from edge.core.machine import machine
 from edge.core.manifest import FileEntry, Manifest, Variant
 from edge.core.tensor import TensorSpec
 from edge.host import Snapshot, Statistics

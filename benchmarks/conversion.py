@@ -34,10 +34,11 @@ from edge.conversion.gate import bound_for
 from edge.conversion.latency import Timings, measure_latency
 from edge.conversion.measurement import Reference, measure
 from edge.conversion.metrics import load_metric
-from edge.conversion.opening import machine, open_variants
+from edge.conversion.opening import open_variants
 from edge.conversion.sampling import open_sampling
 from edge.core import plugins
 from edge.core.contracts import Session
+from edge.core.machine import machine
 from edge.core.manifest import Latency, Variant
 from edge.core.profile import load_profile
 from edge.core.spec import ModelSpec, OutputSpec, load_spec

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edge.conversion.opening import machine
+from edge.core.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
 STARTS = 40

@@ -26,7 +26,7 @@ import onnx
 
 import edge
 from edge.bundle import pack
-from edge.conversion.opening import machine
+from edge.core.machine import machine
 from edge.core.manifest import FileEntry, Manifest, Variant
 from edge.core.tensor import TensorSpec
 

@@ -27,10 +27,10 @@ import onnx
 
 import edge
 from edge.bundle import pack
-from edge.conversion.opening import machine
 from edge.core import plugins
 from edge.core.contracts import WorkerStatus
 from edge.core.errors import EdgeError
+from edge.core.machine import machine
 from edge.core.manifest import FileEntry, Manifest, Variant
 from edge.core.tensor import TensorSpec
 from edge.settings import ModelSettings

@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from edge.conversion.opening import machine
+from edge.core.machine import machine
 from edge.host import Runtime
 from edge.settings import Mqtt, Settings
 from edge.telemetry import publish

@@ -26,7 +26,7 @@ import onnxruntime
 
 import edge
 from edge.bundle import pack
-from edge.conversion.opening import machine
+from edge.core.machine import machine
 from edge.core.manifest import Manifest, Variant
 from edge.core.pipelines import PipelineSpec
 from edge.core.spec import ImageSpec, ModelSpec, OutputSpec, Resize, load_spec

@@ -28,7 +28,7 @@ import numpy as np
 import onnx
 
 from edge.bundle import pack
-from edge.conversion.opening import machine
+from edge.core.machine import machine
 from edge.core.manifest import FileEntry, Manifest, Variant
 from edge.core.process import resident_bytes
 from edge.core.tensor import TensorSpec

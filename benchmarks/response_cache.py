@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 import onnxruntime
 
-from edge.conversion.opening import machine
+from edge.core.machine import machine
 from edge.core.spec import load_spec
 from edge.host.perceptual_cache import PerceptualCache
 from edge.host.resemblance import difference, look_at

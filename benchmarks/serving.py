@@ -48,7 +48,7 @@ from serving_table import CACHED, OPENVINO, Line, Result, Spread
 
 import edge
 from edge.bundle import Bundle, open_bundle, pack
-from edge.conversion.opening import machine
+from edge.core.machine import machine
 from edge.core.manifest import Variant
 from edge.core.spec import load_spec
 from edge.vision import ImagePipeline

@@ -25,9 +25,9 @@ import edge
 from converters._tensorrt import rules, trial
 from edge.bundle import open_bundle
 from edge.conversion.cache import StageCache
-from edge.conversion.opening import machine
 from edge.core.build import read_plan
 from edge.core.lazy import require
+from edge.core.machine import machine
 
 SAID = 56
 """Characters of a builder's complaint that the table has room for; all of it is in the JSON."""

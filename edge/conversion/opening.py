@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -85,15 +84,6 @@ def runnable(variant: Variant, folder: Path) -> Iterator[Form]:
         return
     with tempfile.TemporaryDirectory(prefix="edge-emulation-") as into:
         yield Form(emulator.emulation(variant, folder, Path(into)), Path(into), is_emulated=True)
-
-
-def machine(engine: str = "") -> str:
-    """What figures that were taken here say of where: processor, cores, engine."""
-    host = load_profile("host")
-    parts = [host.compute.cpu, f"{host.compute.cores} cores", platform.machine()]
-    if engine:
-        parts.append(f"{engine} {plugins.backend(engine).availability().version}")
-    return ", ".join(parts)
 
 
 def open_source(prepared: PreparedSource) -> Session:

@@ -11,7 +11,6 @@ import msgspec
 from edge import __version__
 from edge.conversion.cache import tools
 from edge.conversion.memory import memory_estimate
-from edge.conversion.opening import machine
 from edge.conversion.page import render
 from edge.conversion.report import (
     SCHEMA,
@@ -25,6 +24,7 @@ from edge.conversion.report import (
 )
 from edge.conversion.workbench import SOURCE, Workbench
 from edge.core.lazy import require
+from edge.core.machine import machine
 from edge.core.manifest import Variant
 
 if TYPE_CHECKING:
