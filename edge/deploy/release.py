@@ -10,13 +10,14 @@ import msgspec
 
 from edge import __version__
 from edge.bundle import open_bundle
-from edge.core.errors import InputError
+from edge.bundle.signing import Keyring
+from edge.core.errors import InputError, SettingsError
 from edge.core.manifest import Manifest
 from edge.deploy.wheels import Wheelhouse
-from edge.settings import Serve, load_settings
+from edge.settings import Settings, load_settings
 
 CHUNK_BYTES = 1 << 20
-SETTINGS = "edge.toml"
+SETTINGS_FILE = "edge.toml"
 
 Contents = Path | bytes
 
@@ -57,7 +58,8 @@ class RuntimePart(msgspec.Struct, frozen=True):
 
     @property
     def digest(self) -> str:
-        return _digest((self.python, self.has_system_packages, sorted(self.wheels, key=_name)))
+        wheels = sorted(self.wheels, key=lambda part: part.name)
+        return _digest((self.python, self.has_system_packages, wheels))
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -88,76 +90,109 @@ class Release(msgspec.Struct, frozen=True):
         return msgspec.json.format(msgspec.json.encode(facts), indent=1)
 
 
+class LocalBundle(msgspec.Struct, frozen=True):
+    """A bundle on this machine, opened and checked."""
+
+    path: Path
+    part: ModelPart
+    manifest: Manifest
+
+
+class ServiceSettings(msgspec.Struct, frozen=True):
+    """What a service is started with; ``contents`` is None where the device has it already."""
+
+    part: Part
+    http: str
+    contents: bytes | None
+    settings: Settings
+
+
 class Parcel(msgspec.Struct, frozen=True):
     """A release, where its parts are on this machine, and what the bundles say of themselves."""
 
     release: Release
     contents: Mapping[str, Contents]
     manifests: tuple[Manifest, ...]
+    settings: Settings
 
 
-def make_parcel(bundles: Sequence[Path], settings: Path | None, wheelhouse: Wheelhouse) -> Parcel:
-    """Read all that goes to a device, and check it.
+def read_bundles(paths: Sequence[Path], trust: Keyring | None = None) -> tuple[LocalBundle, ...]:
+    """Open and check all bundles of a release.
 
-    Args:
-        settings: The ``edge.toml`` to serve by; None for the defaults.
     Raises:
-        BundleError: A bundle is damaged or missing.
-        InputError: Two bundles are one model and version.
-        SettingsError: The settings are not valid.
+        BundleError: One is damaged or missing, or not signed as ``trust`` asks.
+        InputError: Two are one model and version.
     """
-    contents: dict[str, Contents] = {}
-    models: dict[tuple[str, str], ModelPart] = {}
-    manifests: list[Manifest] = []
-    for path in bundles:
-        part, manifest = _model(path)
-        if part.key in models:
-            raise InputError(f"{path} is {part.name} {part.version}, as another bundle is")
-        models[part.key] = part
-        contents[part.sha256] = path
-        manifests.append(manifest)
-    data = settings.read_bytes() if settings else b""
-    part_of_settings = Part(SETTINGS, hashlib.sha256(data).hexdigest(), len(data))
-    contents[part_of_settings.sha256] = data
-    wheels = [_part(path) for path in wheelhouse.wheels]
+    found: dict[str, LocalBundle] = {}
+    for path in paths:
+        with open_bundle(path, trust) as bundle:
+            manifest, size = bundle.manifest, path.stat().st_size
+            part = ModelPart(manifest.name, manifest.version, bundle.digest, digest_of(path), size)
+        if part.name in found:
+            raise InputError(
+                f"{path} and {found[part.name].path} are both {part.name}",
+                hint="give one version of each model; the device keeps the one before by itself",
+            )
+        found[part.name] = LocalBundle(path, part, manifest)
+    return tuple(found[name] for name in sorted(found))
+
+
+def read_settings(path: Path | None) -> ServiceSettings:
+    """The ``edge.toml`` to serve by; None for the defaults.
+
+    Raises:
+        SettingsError: It is not valid, or leaves open where the service listens.
+    """
+    # Not by the environment of this machine: it is not the device's.
+    settings = load_settings(path, {}) if path else Settings()
+    contents = path.read_bytes() if path else b""
+    if settings.serve.http.endswith(":0"):
+        raise SettingsError(
+            f"{path}: [serve] http = {settings.serve.http!r} takes any free port",
+            hint="name one: nobody would know where the device serves",
+        )
+    part = Part(SETTINGS_FILE, digest_of(contents), len(contents))
+    return ServiceSettings(part, settings.serve.http, contents, settings)
+
+
+def make_parcel(
+    bundles: Sequence[LocalBundle], settings: ServiceSettings, wheelhouse: Wheelhouse
+) -> Parcel:
+    """Put together what goes to one kind of device."""
+    wheels = [Part(path.name, digest_of(path), path.stat().st_size) for path in wheelhouse.wheels]
+    contents: dict[str, Contents] = {bundle.part.sha256: bundle.path for bundle in bundles}
     contents |= {part.sha256: path for part, path in zip(wheels, wheelhouse.wheels, strict=True)}
+    if settings.contents is not None:
+        contents[settings.part.sha256] = settings.contents
+    runtime = RuntimePart(
+        python=wheelhouse.target.python,
+        wheels=tuple(wheels),
+        unpacked_bytes=wheelhouse.unpacked_bytes,
+        has_system_packages=wheelhouse.has_system_packages,
+    )
     release = Release(
         edge=__version__,
-        runtime=RuntimePart(
-            python=wheelhouse.target.python,
-            wheels=tuple(wheels),
-            unpacked_bytes=wheelhouse.unpacked_bytes,
-            has_system_packages=wheelhouse.has_system_packages,
-        ),
-        models=tuple(models[key] for key in sorted(models)),
-        settings=part_of_settings,
-        # The environment of this machine is not the device's.
-        http=(load_settings(settings, {}).serve if settings else Serve()).http,
+        runtime=runtime,
+        models=tuple(bundle.part for bundle in bundles),
+        settings=settings.part,
+        http=settings.http,
     )
-    return Parcel(release, contents, tuple(manifests))
+    manifests = tuple(bundle.manifest for bundle in bundles)
+    return Parcel(release, contents, manifests, settings.settings)
 
 
-def _model(path: Path) -> tuple[ModelPart, Manifest]:
-    with open_bundle(path) as bundle:
-        manifest = bundle.manifest
-        part = _part(path)
-        return (
-            ModelPart(manifest.name, manifest.version, bundle.digest, part.sha256, part.size_bytes),
-            manifest,
-        )
-
-
-def _part(path: Path) -> Part:
+def digest_of(contents: Contents) -> str:
+    if isinstance(contents, bytes):
+        return hashlib.sha256(contents).hexdigest()
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open(contents, "rb") as stream:
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
-        size = stream.tell()
-    return Part(path.name, digest.hexdigest(), size)
+    return digest.hexdigest()
 
 
-def _name(part: Part) -> str:
-    return part.name
+def size_of(contents: Contents) -> int:
+    return len(contents) if isinstance(contents, bytes) else contents.stat().st_size
 
 
 def _digest(value: object) -> str:

@@ -22,8 +22,9 @@ from edge.core.lazy import DISTRIBUTION
 from edge.core.manifest import Manifest
 from edge.deploy.own_wheel import own_wheel, provided_extras
 
-_SYSTEM_PACKAGES = frozenset({"tensorrt"})
-"""Engines that a device has from its own package manager, so that no wheel of them is sent."""
+_SYSTEM_PACKAGES = {"tensorrt": "pycuda"}
+"""Engines that a device has from its own package manager, so that no wheel of them is sent; and
+what each needs besides, of which the index has no wheel either."""
 
 _OLDEST_GLIBC = {"x86_64": 5, "aarch64": 17}  # of manylinux wheels, as 2.x
 _LEGACY_TAGS = {5: "manylinux1", 12: "manylinux2010", 17: "manylinux2014"}
@@ -115,19 +116,21 @@ def collect(
     """
     wanted = sorted(set(extras))
     from_index = [extra for extra in wanted if extra not in _SYSTEM_PACKAGES]
+    of_user = [_SYSTEM_PACKAGES[extra] for extra in wanted if extra in _SYSTEM_PACKAGES]
+    besides = [name for name in of_user if more and any(more.glob(f"{name}-*.whl"))]
     own = own_wheel(cache)
     folder = (cache or default_cache()) / "wheels" / _key(own, from_index, target, more)
     if is_fresh:
         shutil.rmtree(folder, ignore_errors=True)
     if not folder.is_dir():
-        _download(own, from_index, target, more, folder)
+        _download([_own_requirement(own, from_index), *besides], target, more, folder)
     others = [path for path in folder.glob("*.whl") if not _is_own(path)]
     wheels = sorted([*others, own], key=lambda path: path.name)
     return Wheelhouse(
         target=target,
         wheels=tuple(wheels),
         unpacked_bytes=sum(_unpacked_bytes(wheel) for wheel in wheels),
-        has_system_packages=bool(_SYSTEM_PACKAGES & set(wanted)),
+        has_system_packages=bool(of_user),
     )
 
 
@@ -142,9 +145,11 @@ def _key(own: Path, extras: list[str], target: Target, more: Path | None) -> str
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def _download(
-    own: Path, extras: list[str], target: Target, more: Path | None, folder: Path
-) -> None:
+def _own_requirement(own: Path, extras: list[str]) -> str:
+    return f"{own}[{','.join(extras)}]" if extras else str(own)
+
+
+def _download(wanted: list[str], target: Target, more: Path | None, folder: Path) -> None:
     if importlib.util.find_spec("pip") is None:
         raise UnavailableError(
             "pip is not installed here, and it is what fetches wheels",
@@ -152,7 +157,6 @@ def _download(
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
-        requirement = f"{own}[{','.join(extras)}]" if extras else str(own)
         command = [sys.executable, "-c", _PIP, json.dumps(target.markers)]
         command += ["download", "--quiet", "--disable-pip-version-check", "--dest", name]
         command += ["--only-binary", ":all:", "--implementation", "cp"]
@@ -161,7 +165,7 @@ def _download(
             command += ["--platform", platform]
         command += ["--find-links", str(more)] if more else []
         done = subprocess.run(
-            [*command, requirement, "pip"], capture_output=True, text=True, check=False
+            [*command, *wanted, "pip"], capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise _explained(done.stderr, target)
