@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from edge.sensors import Cause, Reading, device_sensors
 
 if TYPE_CHECKING:
     from edge.host.fairness import FairShare
+    from edge.host.metering import CostMeter
     from edge.host.status import ModelStatus
     from edge.sensors import DeviceSensors
     from edge.settings import Power
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 2.0
-
-Work = Callable[[], tuple[int, int]]
-"""How many batches have run so far, and how many nanoseconds they took together."""
 
 
 class Strain(msgspec.Struct, frozen=True):
@@ -66,17 +64,25 @@ class Governor:
 
     Args:
         settings: ``policy`` must not be ``off``.
+        status: What models did so far.
+        meter: Is shown each reading, so that sensors are read once for all.
     Raises:
         SettingsError: There is no ``sys`` below their ``root``.
     """
 
     def __init__(
-        self, settings: Power, fair: FairShare, work: Work, sensors: DeviceSensors | None = None
+        self,
+        settings: Power,
+        fair: FairShare,
+        status: Callable[[], Sequence[ModelStatus]],
+        sensors: DeviceSensors | None = None,
+        meter: CostMeter | None = None,
     ) -> None:
         self.strain = Strain(since_ms=int(time.time() * 1000))
         self._settings = settings
         self._fair = fair
-        self._work = work
+        self._status = status
+        self._meter = meter
         self._sensors = sensors or _sensors_at(Path(settings.root))
         self._restraint = Restraint(settings)
         self._looked: tuple[float, int, int] | None = None
@@ -102,7 +108,8 @@ class Governor:
         """
         reading = self._sensors.read(now_s)
         is_first = self._looked is None
-        limits = self._restraint.decide(now_s, reading, self._load(now_s))
+        statuses = self._status()
+        limits = self._restraint.decide(now_s, reading, self._load(now_s, statuses))
         before, cause, why = self.strain, self._restraint.cause, self._restraint.why
         missing = before.missing if is_first else self._missing(reading)
         has_changed = (limits.level, cause) != (before.level, before.cause)
@@ -112,6 +119,8 @@ class Governor:
             held = f"the device is held back ({cause}: {why})" if limits.level != "free" else ""
             self._fair.limit(limits.concurrency, limits.batches_per_s, held)
         self._tell(before, self.strain)
+        if self._meter is not None:
+            self._meter.look(now_s, reading, statuses)
 
     def _run(self) -> None:
         while True:
@@ -125,8 +134,8 @@ class Governor:
             if self._closing.wait(self._settings.interval_s):
                 return
 
-    def _load(self, now_s: float) -> Load:
-        batches, busy_ns = self._work()
+    def _load(self, now_s: float, statuses: Sequence[ModelStatus]) -> Load:
+        batches, busy_ns = _work_of(statuses)
         before, self._looked = self._looked, (now_s, batches, busy_ns)
         if before is None or now_s <= before[0]:
             return Load(0.0, 0.0)
@@ -169,8 +178,8 @@ def _sensors_at(root: Path) -> DeviceSensors:
     return device_sensors(root)
 
 
-def work_of(statuses: Iterable[ModelStatus]) -> tuple[int, int]:
-    """What models have done so far: ``Work``. Counted anyway, so that it costs requests nothing."""
+def _work_of(statuses: Iterable[ModelStatus]) -> tuple[int, int]:
+    """How many batches have run so far, and how many nanoseconds they took together."""
     known = [status.statistics for status in statuses if status.statistics is not None]
     batches = [batch for statistics in known for batch in statistics.batches.values()]
     return sum(batch.count for batch in batches), sum(batch.total_ns for batch in batches)

@@ -124,7 +124,9 @@ class Model:
     def snapshot(self) -> Snapshot:
         """``statistics`` as they stand, with what the response cache did if there is one."""
         counts = None if self._cache is None else self._cache.counts()
-        return msgspec.structs.replace(self.statistics.snapshot(), cache=counts)
+        is_running = self.seat.is_busy
+        snapshot = self.statistics.snapshot()
+        return msgspec.structs.replace(snapshot, cache=counts, is_running=is_running)
 
     @property
     def is_closed(self) -> bool:

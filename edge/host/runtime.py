@@ -13,11 +13,13 @@ from edge.host.activation import Activation, Probation
 from edge.host.catalog import Catalog
 from edge.host.choice import Fallback, Wish
 from edge.host.fairness import FairShare
-from edge.host.governor import Governor, work_of
+from edge.host.governor import Governor
 from edge.host.intake import Intake
+from edge.host.metering import CostMeter
 from edge.host.residency import MemoryUse, NoRoomError, Residency, budget_bytes
 from edge.host.slot import Slot, Terms
 from edge.host.status import ModelStatus
+from edge.settings import Cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from edge.core.tensor import Array, Feeds
     from edge.host.folders import FolderWatch
     from edge.host.governor import Strain
+    from edge.host.metering import CostReport
     from edge.host.model import Model
     from edge.host.pipelines import Pipeline, PipelineStatus
     from edge.settings import ModelSettings, Power
@@ -47,6 +50,7 @@ class Runtime:
         concurrency: How many batches, of whatever models, run at the same time on the models' own
             threads, in fair turns; 0 for any number.
         power: What gives way when the device throttles or draws more than it may; None to let it.
+        cost: What energy and the device cost; metered wherever ``power`` has sensors read.
         memory: What all loaded models may hold together, in bytes or as "2GiB"; None for this
             machine's less what its system needs, 0 for any number. Who was not used for longest
             is unloaded first, and comes back with its next request.
@@ -71,6 +75,7 @@ class Runtime:
         models: Mapping[str, ModelSettings] | None = None,
         concurrency: int = 0,
         power: Power | None = None,
+        cost: Cost | None = None,
         pipelines: Mapping[str, PipelineSpec] | None = None,
         memory: int | str | None = None,
         idle_s: float = 0.0,
@@ -83,6 +88,7 @@ class Runtime:
         self._activation = Activation(self._catalog, probation or Probation())
         self._watch: FolderWatch | None = None
         self._governor: Governor | None = None
+        self._meter: CostMeter | None = None
         is_governed = power is not None and power.policy != "off"
         self._pipelines: dict[str, Pipeline] = {}
         self._residency = Residency(budget_bytes(memory), idle_s)
@@ -102,7 +108,8 @@ class Runtime:
             if self._watch is not None:
                 self._watch.start()
             if power is not None and self._terms.fair is not None and is_governed:
-                self._governor = Governor(power, self._terms.fair, lambda: work_of(self.status()))
+                self._meter = CostMeter(cost or Cost(), power.interval_s)
+                self._governor = Governor(power, self._terms.fair, self.status, meter=self._meter)
                 self._governor.start()
         except BaseException:
             self.close()
@@ -248,6 +255,11 @@ class Runtime:
     def strain(self) -> Strain | None:
         """How the device bears its work, and what is held back for it; None if nobody looks."""
         return self._governor.strain if self._governor is not None else None
+
+    @property
+    def cost(self) -> CostReport | None:
+        """What inferences cost so far; None if nobody reads sensors."""
+        return self._meter.report if self._meter is not None else None
 
     @property
     def is_ready(self) -> bool:

@@ -65,7 +65,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     ``batches`` are executions by how many requests they answered, each of which counts with the
     whole time of its batch in ``stages``. ``refused`` counts requests that never ran, by why:
     the queue was ``full``, or they waited until it was too ``late``. What the response ``cache``
-    answered was no inference, and counts there alone.
+    answered was no inference, and counts there alone. ``is_running``: an inference is in flight,
+    which counts when it ends.
     """
 
     success_count: int
@@ -78,6 +79,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     batches: dict[int, Executions] = {}
     refused: dict[str, int] = {}
     cache: CacheCounts | None = None
+    is_running: bool = False
 
     @property
     def execution_count(self) -> int:

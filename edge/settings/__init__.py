@@ -13,6 +13,7 @@ from edge.core.errors import SettingsError
 from edge.core.pipelines import Pipelines
 from edge.core.toml_places import describe
 from edge.settings.commands import Commands as Commands
+from edge.settings.cost import Cost as Cost
 from edge.settings.power import Power as Power
 from edge.settings.serving import ModelSettings as ModelSettings
 from edge.settings.serving import Serve as Serve
@@ -35,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mqtt: Mqtt = Mqtt()
     power: Power = Power()
     commands: Commands = Commands()
+    cost: Cost = Cost()
     trust: Trust = Trust()
     models: dict[str, ModelSettings] = {}
     pipelines: Pipelines = {}

@@ -19,6 +19,7 @@ from edge.core.errors import SettingsError, UnavailableError
 from edge.host import restraint
 from edge.host.fairness import FairShare
 from edge.host.governor import Governor
+from edge.host.status import ModelStatus
 from edge.sensors import Reading
 from edge.settings import ModelSettings, Power
 from runtimes.null import NullSession
@@ -282,7 +283,7 @@ def test_limits_that_no_sensor_can_keep_are_told_once(caplog: pytest.LogCaptureF
             return Reading()
 
     power = Power(budget_watts=10.0, max_celsius=80.0)
-    governor = Governor(power, FairShare(), lambda: (0, 0), Blind())  # type: ignore[arg-type]
+    governor = Governor(power, FairShare(), list, Blind())  # type: ignore[arg-type]
     for second in range(4):
         governor.look(float(second))
     assert set(governor.strain.missing) == {"power", "temperature"}
@@ -294,9 +295,7 @@ def test_limits_that_no_sensor_can_keep_are_told_once(caplog: pytest.LogCaptureF
 
 def test_watching_limits_nothing_and_says_what_presses(board: Board) -> None:
     fair = FairShare()
-    governor = Governor(
-        Power(policy="watch", max_celsius=40.0, root=str(board.root)), fair, lambda: (0, 0)
-    )
+    governor = Governor(Power(policy="watch", max_celsius=40.0, root=str(board.root)), fair, list)
     for second in range(20):
         governor.look(float(second))
     assert (governor.strain.level, governor.strain.cause) == ("free", "thermal")
@@ -310,13 +309,13 @@ def test_look_that_fails_is_logged_once_and_the_next_ones_work(
     failing = [True]
     looks = itertools.count()
 
-    def work() -> tuple[int, int]:
+    def status() -> list[ModelStatus]:
         next(looks)
         if failing[0]:
             raise RuntimeError("no statistics")
-        return 0, 0
+        return []
 
-    governor = Governor(Power(interval_s=0.05, root=str(board.root)), FairShare(), work)
+    governor = Governor(Power(interval_s=0.05, root=str(board.root)), FairShare(), status)
     governor.start()
     eventually(lambda: next(looks) > 3, "some looks")
     failing[0] = False
@@ -342,7 +341,7 @@ def test_sensor_that_hangs_does_not_keep_the_runtime_from_closing(
     monkeypatch.setattr("edge.host.governor._CLOSE_S", 0.05)
     sensors, fair = Hanging(), FairShare()
     power = Power(budget_watts=10.0, interval_s=0.05)
-    governor = Governor(power, fair, lambda: (0, 0), sensors)  # type: ignore[arg-type]
+    governor = Governor(power, fair, list, sensors)  # type: ignore[arg-type]
     fair.limit(1)
     governor.start()
     assert sensors.begun.wait(LONG_S)
