@@ -139,7 +139,7 @@ def _check_listing(manifest: Manifest) -> None:
 def _check_references(manifest: Manifest) -> None:
     paths = {entry.path for entry in manifest.files}
     wanted = {path for golden in manifest.goldens for path in (golden.inputs, golden.expected)}
-    wanted |= {manifest.labels} if manifest.labels else set()
+    wanted |= {name for name in (manifest.labels, manifest.reference) if name}
     if missing := sorted(wanted - paths):
         raise BundleError(f"the manifest refers to {', '.join(missing)}, which it does not list")
     outputs = {v.id: {spec.name for spec in v.outputs} for v in manifest.variants}

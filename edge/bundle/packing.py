@@ -146,7 +146,9 @@ def _check(manifest: Manifest, data: bytes, parts: dict[str, _Part]) -> None:
     placed = {path for golden in manifest.goldens for path in (golden.inputs, golden.expected)}
     placed |= {contents.variant_path(v.id, f.path) for v in manifest.variants for f in v.files}
     strays = sorted(
-        name for name in parts.keys() - placed - {manifest.labels} if not name.startswith("report/")
+        name
+        for name in parts.keys() - placed - {manifest.labels, manifest.reference}
+        if not name.startswith("report/")
     )
     if strays:
         raise BundleError(

@@ -160,7 +160,7 @@ def tools() -> dict[str, str]:
 def _code_digest() -> str:
     """Of our own code that stages are made with, so that a changed line is never overlooked."""
     total = hashlib.sha256()
-    folders = [Path(__file__).parents[1] / name for name in ("core", "vision")]
+    folders = [Path(__file__).parents[1] / name for name in ("core", "vision", "host/health")]
     for package in ("converters", "runtimes"):
         folders += plugins.folders(package)
     files = [*Path(__file__).parent.glob("*.py")]

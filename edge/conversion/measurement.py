@@ -17,6 +17,9 @@ from edge.conversion.report import Disagreement
 from edge.conversion.samples import check_finite
 from edge.core.errors import InputError
 from edge.core.manifest import Metric
+from edge.core.spec import OutputSpec
+from edge.host.health.looks import Looker
+from edge.host.health.reference import Distributions, Gathering
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from edge.conversion.sampling import Sampling
     from edge.core.contracts import Session
     from edge.core.profile import DeviceProfile
-    from edge.core.spec import OutputSpec
+    from edge.core.spec import ModelSpec
     from edge.core.tensor import Array, Feeds
 
 BLOCK = 8
@@ -39,21 +42,25 @@ KEPT_BYTES = 2**28
 class Scores(msgspec.Struct, frozen=True):
     """What one model reached: the task's metric, where labels allow, and agreement in 0..1.
 
-    ``note`` says why a model that failed has neither.
+    ``note`` says why a model that failed has neither. ``distributions`` are of what went in and
+    came out, where that was real.
     """
 
     metric: Metric | None
     agreement: float | None
     disagreements: tuple[Disagreement, ...] = ()
     note: str = ""
+    distributions: Distributions = {}
 
 
 class Reference:
     """The source's answers to the samples that are measured on."""
 
-    def __init__(self, session: Session, sampling: Sampling, output: OutputSpec) -> None:
+    def __init__(self, session: Session, sampling: Sampling, spec: ModelSpec) -> None:
+        output = spec.output or OutputSpec()
         self.session = session
         self.sampling = sampling
+        self.looker = Looker(spec.task, spec.image, output)
         self._output = output_to_measure(output, sampling.measured)
         self._threshold = output.score_threshold
         self._kept: list[list[Any]] | None = []
@@ -116,6 +123,7 @@ def measure(session: Session, reference: Reference, advance: Callable[[int, int]
     own = _OwnMetric(sampling.metric) if sampling.metric else None
     right, same = Accuracy(sampling.task), agreement_for(sampling.task)
     apart = Disagreements(sampling.task)
+    seen, looker = Gathering(), reference.looker
     done, failure = 0, ""
     for block, expected in reference:
         given = [session.run(example.feeds) for example in block]
@@ -124,6 +132,8 @@ def measure(session: Session, reference: Reference, advance: Callable[[int, int]
             if failure:
                 continue  # to the end, as the source's answers are kept for the next variant
             got = reference.answer(outputs, example)
+            if sampling.measured.is_real:
+                seen.add(looker.look(looker.take(example.feeds, outputs)))
             same.add(reference.shown(want), reference.shown(got))
             apart.add(example, reference.shown(want), reference.shown(got))
             right.add(example, got)
@@ -133,7 +143,8 @@ def measure(session: Session, reference: Reference, advance: Callable[[int, int]
         advance(done, len(sampling.measured))
     if failure:
         return Scores(None if own else right.failed(sampling.measured), 0.0, note=failure)
-    return Scores(own.value if own else right.metric, same.value, apart.found)
+    metric = own.value if own else right.metric
+    return Scores(metric, same.value, apart.found, distributions=seen.distributions())
 
 
 def _failure(outputs: Feeds, example: Example) -> str:

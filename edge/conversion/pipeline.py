@@ -21,7 +21,7 @@ from edge.conversion.gate import Decision, bound_for, decide
 from edge.conversion.latency import Timings
 from edge.conversion.measurement import is_latency_valid
 from edge.conversion.metrics import UserMetric
-from edge.conversion.opening import REFERENCE_ENGINE, machine
+from edge.conversion.opening import REFERENCE_ENGINE
 from edge.conversion.plan import AUTO, make_plan
 from edge.conversion.repair import Attempt, Limits
 from edge.conversion.report import Report
@@ -33,9 +33,12 @@ from edge.conversion.sources import as_file
 from edge.conversion.workbench import Job, Judged, Progress, Workbench
 from edge.core.contracts import Finding
 from edge.core.errors import InputError
+from edge.core.machine import machine
 from edge.core.manifest import SCHEMA, Golden, Manifest, Variant
 from edge.core.profile import DeviceProfile
 from edge.core.spec import ModelSpec
+from edge.host.health.reference import FILE as REFERENCE
+from edge.host.health.reference import SOURCE, encode, reference_of
 
 LABELS = "labels.txt"
 
@@ -133,7 +136,8 @@ def convert_model(request: Request, progress: Progress, cache: StageCache) -> Co
             everything = Outcome(prepared, sampling, source, found, timings, decision, findings)
             report = outcome.report(request, everything, bench)
         _lay_out(parts, report, sampling.labels)
-        pack(_manifest(request, everything, goldens), parts, request.output)
+        manifest = _manifest(request, everything, goldens, _lay_reference(parts, everything))
+        pack(manifest, parts, request.output)
     return Conversion(request.output, report)
 
 
@@ -221,7 +225,21 @@ def _lay_out(parts: Path, report: Report, labels: tuple[str, ...]) -> None:
         (parts / LABELS).write_text("".join(f"{label}\n" for label in labels))
 
 
-def _manifest(request: Request, found: Outcome, goldens: tuple[Golden, ...]) -> Manifest:
+def _lay_reference(parts: Path, found: Outcome) -> str:
+    """Leave what the kept variants saw and answered; its name, or nothing if it is too little."""
+    judged = {attempt.variant.id: attempt.judged for attempt in found.found.attempts}
+    forms = {SOURCE: found.source} | {each.id: judged[each.id] for each in found.decision.kept}
+    known = {name: form.scores.distributions for name, form in forms.items() if form.scores}
+    reference = reference_of(found.sampling.title, len(found.sampling.measured), known)
+    if reference is None:
+        return ""
+    (parts / REFERENCE).write_bytes(encode(reference))
+    return REFERENCE
+
+
+def _manifest(
+    request: Request, found: Outcome, goldens: tuple[Golden, ...], reference: str
+) -> Manifest:
     spec = request.spec
     return Manifest(
         schema=SCHEMA,
@@ -235,5 +253,6 @@ def _manifest(request: Request, found: Outcome, goldens: tuple[Golden, ...]) -> 
         image=spec.image,
         output=spec.output,
         labels=LABELS if found.sampling.labels else "",
+        reference=reference,
         created_with=f"edge {__version__}",
     )

@@ -37,11 +37,12 @@ class Dataset(ABC):
 
     ``labels`` holds one class index per example, or is None where nothing says the class.
     ``ignored`` counts the files that are no pictures. ``has_truth``: examples come with boxes or
-    a mask.
+    a mask. What is not ``is_real`` is noise.
     """
 
     ignored = 0
     has_truth = False
+    is_real = True
 
     def __init__(self, inputs: tuple[TensorSpec, ...], labels: tuple[int, ...] | None) -> None:
         self.inputs = inputs

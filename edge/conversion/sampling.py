@@ -105,6 +105,8 @@ def split(samples: Dataset) -> tuple[Dataset, Dataset]:
 class _Noise(Dataset):
     """Reproducible values of the right shapes, for when there is no data at all."""
 
+    is_real = False
+
     def __len__(self) -> int:
         return SYNTHETIC_SAMPLES
 

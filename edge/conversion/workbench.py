@@ -16,15 +16,16 @@ from edge.conversion.goldens import FOLDER, make_goldens
 from edge.conversion.latency import Timings, measure_latency
 from edge.conversion.measurement import Reference, Scores, measure, sqnr_db
 from edge.conversion.numerics import layer_errors
-from edge.conversion.opening import Opened, machine, open_source, open_variants, runnable
+from edge.conversion.opening import Opened, open_source, open_variants, runnable
 from edge.conversion.report import LayerError
 from edge.conversion.sampling import Sampling
 from edge.conversion.source import PreparedSource
 from edge.core.contracts import Converter, ConvertRequest, Finding, Samples, Sensitivity
 from edge.core.errors import EdgeError
+from edge.core.machine import machine
 from edge.core.manifest import Golden, Variant
 from edge.core.profile import DeviceProfile
-from edge.core.spec import ModelSpec, OutputSpec
+from edge.core.spec import ModelSpec
 
 if TYPE_CHECKING:
     from edge.conversion.plan import Step
@@ -213,7 +214,7 @@ class Workbench:
         """The source, opened when it is first asked for."""
         if self._source is None:
             session = self._stack.enter_context(open_source(self.prepared))
-            self._source = Reference(session, self.sampling, self.spec.output or OutputSpec())
+            self._source = Reference(session, self.sampling, self.spec)
         return self._source
 
     def _opened(self, variants: Sequence[Variant]) -> AbstractContextManager[Opened]:
@@ -274,7 +275,7 @@ class Workbench:
             "tuning": self.sampling.tuning.digest,
             "task": self.sampling.task,
             "labels": self.sampling.labels,
-            "output": self.spec.output,
+            "declared": (self.spec.task, self.spec.image, self.spec.output),
             "metric": self.sampling.metric.digest if self.sampling.metric else "",
             "machine": machine(),
         }

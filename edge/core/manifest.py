@@ -91,7 +91,8 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """First entry of a bundle. ``files`` lists the entries that belong to no variant.
 
-    Files of a variant lie in ``variants/<id>/``; ``labels`` names the entry with one class a line.
+    Files of a variant lie in ``variants/<id>/``; ``labels`` names the entry with one class a line,
+    ``reference`` that with the distribution of what the model saw and answered at conversion.
     """
 
     schema: int
@@ -106,4 +107,5 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image: ImageSpec | None = None
     output: OutputSpec | None = None
     labels: str = ""
+    reference: str = ""
     created_with: str = ""

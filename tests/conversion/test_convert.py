@@ -15,6 +15,8 @@ from edge.bundle import open_bundle
 from edge.conversion import pipeline
 from edge.conversion.cache import StageCache
 from edge.core.errors import EngineError, InputError, ModelError, SettingsError
+from edge.host.health.looks import Looker
+from edge.host.health.reference import read_reference
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,18 @@ def test_goldens_pass_on_every_engine_of_the_bundle(converted):
             assert all(result.passed for result in results)
 
 
+def test_each_variant_has_the_distribution_of_what_it_saw_and_answered(converted):
+    with open_bundle(converted[0]) as bundle:
+        reference = read_reference(bundle, Looker.of(bundle.manifest))
+    assert reference.samples == 450
+    assert reference.outputs.keys() == {"source", *(v.id for v in bundle.manifest.variants)}
+    for form in reference.outputs:
+        known = reference.of(form)
+        assert {"output.confidence", "output.margin", "output.class"} < known.keys()
+        assert {each.total for each in known.values()} == {450}
+    assert sum(reference.of("source")["output.class"].counts[:2]) == pytest.approx(90, abs=10)
+
+
 def test_served_answer_is_the_measured_one(converted, digits):
     with edge.load(converted[0]) as model:
         right = sum(
@@ -112,14 +126,16 @@ def test_named_precision_that_misses_the_gate_is_packed_and_said(digits, tmp_pat
 
 
 def test_without_any_data_figures_say_that_they_are_from_noise(digits, tmp_path):
-    report = edge.convert(
+    conversion = edge.convert(
         digits / "digits.onnx",
         precision="fp32",
         engines=["onnxruntime"],
         output=tmp_path / "out.edge",
-    ).report
-    assert "noise" in report.data
-    assert report.variants[0].agreement == 1.0
+    )
+    assert "noise" in conversion.report.data
+    assert conversion.report.variants[0].agreement == 1.0
+    with open_bundle(conversion) as bundle:
+        assert not bundle.manifest.reference  # noise is no reference
 
 
 def test_int8_without_labels_is_judged_by_agreement(digits, tmp_path):

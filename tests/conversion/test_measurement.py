@@ -17,7 +17,7 @@ from edge.conversion.samples import Dataset, Example
 from edge.conversion.sampling import Sampling
 from edge.core.errors import InputError
 from edge.core.manifest import Metric
-from edge.core.spec import OutputSpec
+from edge.core.spec import ModelSpec, OutputSpec
 from edge.core.tensor import TensorSpec
 from edge.vision import Box, Geometry, Label, Mask
 from edge.vision.average_precision import TrueBox
@@ -62,7 +62,7 @@ def sampling(dataset: Dataset, task: Any) -> Sampling:
 
 
 def reference(session: Any, dataset: Dataset, task: Any, output: OutputSpec) -> Reference:
-    return Reference(session, sampling(dataset, task), output)
+    return Reference(session, sampling(dataset, task), ModelSpec(task=task, output=output))
 
 
 def ignore(done: int, total: int) -> None: ...

@@ -1,0 +1,1 @@
+"""Whether models still see what they were made for, as fast and as right as when converted."""
