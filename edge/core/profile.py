@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -37,6 +37,7 @@ class Software(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     l4t: str = ""
     ubuntu: str = ""
     python: str = ""
+    glibc: str = ""
     cuda: str = ""
     cudnn: str = ""
     tensorrt: str = ""
@@ -126,8 +127,9 @@ class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Flash(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the vendor's flashing tool calls the board, and where the system can go."""
+    """What the vendor's flashing ``tool`` calls the board, and where the system can go."""
 
+    tool: Literal["", "l4t", "virtual"] = ""
     board: str = ""
     storage: tuple[str, ...] = ()
     image: str = ""

@@ -1,0 +1,1 @@
+"""Images and boards: a system that installs its release at the first boot."""

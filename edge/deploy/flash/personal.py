@@ -1,0 +1,79 @@
+"""What makes an image one's own: its name, its user, and who may log in. No secret is in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from edge.core.errors import InputError
+from edge.deploy.ondevice.layout import Layout
+from edge.deploy.overlay import Placed
+
+SERIAL = "{serial}"
+DEFAULT_HOSTNAME = f"edge-{SERIAL}"
+
+_PROGRAMS = Path(__file__).parent / "first_boot"
+_HOSTNAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+_KEY = re.compile(r"(?:ssh-(?:ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+) [A-Za-z0-9+/=]+(?: [^\n]*)?")
+
+
+class Personal(msgspec.Struct, frozen=True):
+    """``hostname`` may hold ``{serial}``, which each board replaces by its own.
+
+    ``user`` may log in with one of ``ssh_keys`` (public ones, a line each), has no password and may
+    become root; empty for none. ``environment`` is for the service: EDGE_* variables.
+
+    Raises:
+        InputError: A name or a key is none.
+    """
+
+    hostname: str = DEFAULT_HOSTNAME
+    user: str = ""
+    ssh_keys: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        if not _HOSTNAME.fullmatch(self.hostname.replace(SERIAL, "0")):
+            raise InputError(
+                f"{self.hostname!r} is no host name",
+                hint="letters, digits and hyphens; {serial} stands for the board's serial number",
+            )
+        if self.user and not _USER.fullmatch(self.user):
+            raise InputError(f"{self.user!r} is no name of a user")
+        if bool(self.user) != bool(self.ssh_keys):
+            raise InputError(
+                "a user needs a key to log in with, and a key a user",
+                hint="give both: --user admin --ssh-key ~/.ssh/id_ed25519.pub",
+            )
+        for key in self.ssh_keys:
+            if not _KEY.fullmatch(key.strip()):
+                raise InputError(
+                    "that is no public SSH key", hint="it is the file whose name ends in .pub"
+                )
+
+
+def personal_files(personal: Personal, layout: Layout | None = None) -> list[Placed]:
+    """Files for the device, and the programs that act on them at its first boot."""
+    layout = layout or Layout()
+    kept = f"{layout.etc}/first-boot"
+    files = [Placed(f"{kept}/hostname", f"{personal.hostname}\n".encode())]
+    if personal.user:
+        keys = "".join(f"{key.strip()}\n" for key in personal.ssh_keys)
+        rule = f"{personal.user} ALL=(ALL) NOPASSWD: ALL\n"
+        files += [
+            Placed(f"{kept}/user", f"{personal.user}\n".encode()),
+            Placed(f"{kept}/authorized_keys", keys.encode()),
+            Placed("/etc/sudoers.d/edge", rule.encode(), 0o440),
+        ]
+    if personal.environment:
+        lines = "".join(f"{name}={value}\n" for name, value in sorted(personal.environment.items()))
+        files.append(Placed(layout.environment, lines.encode(), 0o600))
+    programs = [
+        Placed(f"{layout.first_boot_programs}/{path.name}", path.read_bytes(), 0o755)
+        for path in sorted(_PROGRAMS.iterdir())
+        if path.name[0].isdigit()
+    ]
+    return [*files, *programs]

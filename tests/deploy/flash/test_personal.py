@@ -1,0 +1,119 @@
+"""What makes an image one's own, and what its programs do at the first boot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edge.core.errors import InputError
+from edge.deploy.flash.personal import Personal, personal_files
+from edge.deploy.overlay import Placed, lay
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ6 someone@somewhere"
+
+
+def _files(personal: Personal) -> dict[str, Placed]:
+    return {placed.path: placed for placed in personal_files(personal)}
+
+
+def test_user_may_log_in_by_key_and_become_root() -> None:
+    files = _files(Personal(user="admin", ssh_keys=(f"{KEY}\n",)))
+    assert files["/etc/edge/first-boot/authorized_keys"].contents == f"{KEY}\n".encode()
+    assert files["/etc/sudoers.d/edge"].contents == b"admin ALL=(ALL) NOPASSWD: ALL\n"
+    assert files["/etc/sudoers.d/edge"].mode == 0o440
+
+
+def test_without_a_user_nobody_may_become_root() -> None:
+    assert not [path for path in _files(Personal()) if "sudoers" in path or "authorized" in path]
+
+
+def test_environment_is_for_the_service_alone() -> None:
+    placed = _files(Personal(environment={"EDGE_MQTT_URL": "mqtts://b"}))["/etc/edge/environment"]
+    assert (placed.contents, placed.mode) == (b"EDGE_MQTT_URL=mqtts://b\n", 0o600)
+
+
+def test_no_private_key_is_among_the_files() -> None:
+    files = personal_files(Personal(user="admin", ssh_keys=(KEY,)))
+    assert not [one.path for one in files if b"PRIVATE" in one.contents]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hostname": "a b"}, "no host name"),
+        ({"hostname": "-a"}, "no host name"),
+        ({"hostname": "x" * 64}, "no host name"),
+        ({"user": "root;rm", "ssh_keys": (KEY,)}, "no name of a user"),
+        ({"user": "admin"}, "needs a key"),
+        ({"ssh_keys": (KEY,)}, "needs a key"),
+        ({"user": "a", "ssh_keys": ("-----BEGIN OPENSSH PRIVATE KEY-----",)}, "no public SSH key"),
+        ({"user": "a", "ssh_keys": (f"{KEY}\ncommand=evil",)}, "no public SSH key"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Personal(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    """A folder that the programs take for the device's root: their paths are rewritten."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    lay(personal_files(Personal(hostname="Cam-{serial}".lower())), tmp_path)
+    return tmp_path
+
+
+def _run(device: Path, program: str) -> None:
+    """Run a program with a ``hostname`` that only tells what it was given."""
+    tools = device / "bin"
+    tools.mkdir(exist_ok=True)
+    (tools / "hostname").write_text(
+        f'#!/bin/sh\n[ $# = 0 ] && cat {device}/name || echo "$1" > {device}/name\n'
+    )
+    for name in ("systemctl", "chown", "ssh-keygen"):
+        (tools / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {device}/calls\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    text = (device / f"etc/edge/first-boot.d/{program}").read_text()
+    text = text.replace("/etc/", f"{device}/etc/").replace("/proc/", f"{device}/proc/")
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", text], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_name_takes_the_serial_number_of_the_board(device: Path) -> None:
+    (device / "proc/device-tree").mkdir(parents=True)
+    (device / "proc/device-tree/serial-number").write_bytes(b"1421322000042\0")
+    _run(device, "10-name")
+    assert (device / "etc/hostname").read_text() == "cam-1421322000042\n"
+    assert (device / "name").read_text() == "cam-1421322000042\n"
+
+
+def test_board_without_a_serial_number_takes_its_machine_id(device: Path) -> None:
+    _run(device, "10-name")
+    assert (device / "etc/hostname").read_text() == "cam-0123456789ab\n"
+    hosts = (device / "etc/hosts").read_text()
+    _run(device, "10-name")
+    assert (device / "etc/hosts").read_text() == hosts, "the second time changes nothing"
+
+
+def test_keys_are_made_once_and_the_request_names_the_device(device: Path) -> None:
+    _run(device, "10-name")
+    _run(device, "20-keys")
+    key = device / "etc/edge/device.key"
+    first = key.read_bytes()
+    assert b"PRIVATE KEY" in first
+    assert key.stat().st_mode & 0o777 == 0o640
+    _run(device, "20-keys")
+    assert key.read_bytes() == first
+    told = subprocess.run(
+        ["openssl", "req", "-in", device / "etc/edge/device.csr", "-noout", "-subject", "-verify"],
+        capture_output=True,
+        text=True,
+    )
+    assert "cam-0123456789ab" in told.stdout
+    assert "ssh-keygen -A" in (device / "calls").read_text()
