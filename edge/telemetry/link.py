@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from edge.core.errors import UnavailableError
+from edge.telemetry import tls
 from edge.telemetry.address import BrokerAddress
 
 if TYPE_CHECKING:
@@ -72,6 +74,9 @@ class Waker:
 class Link:
     """A connection from CONNECT to its end, driven by one thread through ``step``.
 
+    ``has_been_cut``: it was the broker, or what is between, that hung up. What it takes at most
+    is ``max_packet_bytes``, if it says so, as brokers of MQTT 5 may.
+
     paho's own threads are not used: on reconnect they send all that is unacknowledged at once,
     and they wait without jitter. A new connection is a new ``Link``.
     """
@@ -90,9 +95,12 @@ class Link:
         self.address = address
         self.state: State = "connecting"
         self.reason = ""
+        self.connected_at_s: float | None = None
+        self.has_been_cut = False
         self.received: deque[Received] = deque()
         self._acknowledged: list[int] = []
         self._rejected: list[tuple[int, str]] = []
+        self.max_packet_bytes: int | None = None
         self._keepalive_s = keepalive_s
         self._timeout_s = timeout_s
         self._deadline_s = 0.0
@@ -107,9 +115,16 @@ class Link:
         """
         self._deadline_s = time.monotonic() + self._timeout_s
         try:
+            if self.address.tls is not None:
+                self._client.tls_set_context(tls.context(self.address.tls))
             self._client.connect(self.address.host, self.address.port, self._keepalive_s)
+        except UnavailableError as error:
+            self._end(str(error))
+            return
         except (OSError, ValueError) as error:  # ValueError: no such thing as this host name
-            self._end(getattr(error, "strerror", "") or str(error) or type(error).__name__)
+            told = tls.explain(error, self.address) if self.address.tls else ""
+            told = told or getattr(error, "strerror", "") or str(error)
+            self._end(told or type(error).__name__)
             return
         if not self.is_open:  # it was lost while CONNECT was sent
             return
@@ -129,14 +144,16 @@ class Link:
         self._selector.modify(self._socket(), selectors.EVENT_READ | writing)
         if self.state == "connecting":
             timeout_s = min(timeout_s, max(0.0, self._deadline_s - time.monotonic()))
-        for key, events in self._selector.select(timeout_s):
+        is_readable = self._has_pending()
+        for key, events in self._selector.select(0.0 if is_readable else timeout_s):
             if key.fileobj is self._waker:
                 self._waker.clear()
                 continue
-            if events & selectors.EVENT_READ:
-                self._client.loop_read()
+            is_readable |= bool(events & selectors.EVENT_READ)
             if events & selectors.EVENT_WRITE and self.is_open:
                 self._client.loop_write()
+        if is_readable and self.is_open:
+            self._client.loop_read()
         if self.is_open:
             self._client.loop_misc()
         if self.state == "connecting" and time.monotonic() >= self._deadline_s:
@@ -185,6 +202,11 @@ class Link:
         connection: Any = self._client.socket()
         return connection  # type: ignore[no-any-return]
 
+    def _has_pending(self) -> bool:
+        """What TLS has read and nobody has taken yet, of which a selector knows nothing."""
+        connection: Any = self._client.socket()
+        return self.address.tls is not None and bool(connection.pending())
+
     def _make_client(self, client_id: str, will: Will | None, version: Version) -> Client:
         from paho.mqtt.client import Client, MQTTv5, MQTTv311
         from paho.mqtt.enums import CallbackAPIVersion
@@ -203,14 +225,22 @@ class Link:
             client.will_set(will.topic, will.payload, QOS, retain=will.is_retained)
         return client
 
-    def _on_connect(self, _client: Any, _data: Any, _flags: Any, code: Any, _props: Any) -> None:
+    def _on_connect(self, _client: Any, _data: Any, _flags: Any, code: Any, props: Any) -> None:
         if code.is_failure:
             self.state, self.reason = "refused", str(code)
         else:
             self.state = "connected"
+            self.connected_at_s = time.monotonic()
+            self.max_packet_bytes = getattr(props, "MaximumPacketSize", None)
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, code: Any, _props: Any) -> None:
-        self._end(f"connection lost ({code})")
+        self.has_been_cut = str(code) != "Keep alive timeout"
+        if self.connected_at_s is not None:
+            self._end(f"connection lost ({code})")
+        elif self.address.tls is None:
+            self._end(f"it hung up before it answered ({code}); if it expects TLS, write mqtts://")
+        else:
+            self._end(f"it hung up after the TLS handshake, before it answered ({code})")
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, code: Any, _props: Any) -> None:
         if code.is_failure:

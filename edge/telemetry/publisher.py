@@ -16,7 +16,7 @@ from edge.core.cache import default_state
 from edge.core.errors import SettingsError
 from edge.sensors import device_sensors
 from edge.settings import MEMORY, Mqtt, Settings
-from edge.telemetry.address import parse_address
+from edge.telemetry.address import brokers_of
 from edge.telemetry.commands import Steering, steer
 from edge.telemetry.formats import Format, Outlet, formats
 from edge.telemetry.reports import Report, Reporter, Source, Subject, reporters
@@ -178,7 +178,7 @@ def publish(
         version=mqtt.version,
         folder=_outbox_folder(mqtt),
     )
-    sender = Sender(parse_address(mqtt.url), topics, delivery)
+    sender = Sender(brokers_of(mqtt)[0], topics, delivery)
     sensors = device_sensors(Path(settings.power.root))
     told = reporters(Subject(source, sensors, sender.backlog, settings))
     told_as = formats(Outlet(sender, topics, settings, delivery.folder))

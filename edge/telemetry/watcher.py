@@ -12,10 +12,11 @@ import msgspec
 
 from edge.core.errors import InputError, UnavailableError
 from edge.telemetry import topics
-from edge.telemetry.address import parse_address
+from edge.telemetry.address import BrokerAddress, Brokers, addresses
 from edge.telemetry.backoff import Backoff
 from edge.telemetry.envelope import Envelope, decode
 from edge.telemetry.link import Link, Received
+from edge.telemetry.rotation import Rotation
 
 log = logging.getLogger(__name__)
 
@@ -39,27 +40,28 @@ class Arrival(msgspec.Struct, frozen=True):
 class Watcher:
     """Subscribes to the devices that are named, or to all; one thread uses it.
 
+    Of several brokers it looks at one, the first that answers.
+
     Args:
         more: Patterns of further paths to subscribe to; what is no telemetry ends up in ``others``.
     Raises:
-        SettingsError: The URL or a name can't be used.
+        SettingsError: A URL or a name can't be used.
     """
 
     def __init__(
         self,
-        url: str,
+        brokers: Brokers,
         fleet: str = topics.ANY,
         device: str = topics.ANY,
         *more: str,
         timeout_s: float = 5.0,
     ) -> None:
-        self.address = parse_address(url)
+        self._rotation = Rotation(addresses(brokers), Backoff(0.5, _LONGEST_WAIT_S))
         self.error = ""
         self.others: deque[Received] = deque(maxlen=_MOST_OTHERS)
         self._patterns = topics.patterns(fleet, device, *more)
         self._timeout_s = timeout_s
         self._link: Link | None = None
-        self._backoff = Backoff(0.5, _LONGEST_WAIT_S)
         self._try_at_s = 0.0
         self._subscribed = False
         self._is_closed = False
@@ -71,19 +73,27 @@ class Watcher:
         Raises:
             UnavailableError: The broker is not there, refuses us, or does not answer.
         """
-        deadline_s = time.monotonic() + self._timeout_s
-        link = self._connect()
-        while link.state == "connecting" and time.monotonic() < deadline_s:
-            link.step(deadline_s - time.monotonic())
-        if link.state == "connected":
-            self._subscribe(link)
-            return
-        reason = link.reason or "no answer"
+        for _ in self._rotation.brokers:
+            link = self._connect()
+            deadline_s = time.monotonic() + self._timeout_s
+            while link.state == "connecting" and time.monotonic() < deadline_s:
+                link.step(deadline_s - time.monotonic())
+            if link.state == "connected":
+                self._subscribe(link)
+                return
+            link.abort("no answer")
+            self._rotation.ended(link.reason, 0.0)
         self.close()
+        at = f" at {self.address}" if len(self._rotation.brokers) == 1 else ""
         raise UnavailableError(
-            f"no MQTT broker at {self.address}: {reason}",
+            f"no MQTT broker{at}: {self._rotation.why()}",
             hint="start one, or name another with --mqtt or EDGE_MQTT_URL",
         )
+
+    @property
+    def address(self) -> BrokerAddress:
+        """The broker that is looked at, or tried next."""
+        return self._rotation.current
 
     @property
     def is_connected(self) -> bool:
@@ -136,7 +146,7 @@ class Watcher:
         link.subscribe(*self._patterns)  # in one packet: of two in a row amqtt may lose one
         self._subscribed = True
         self.error = ""
-        self._backoff.failures = 0
+        self._rotation.move_to(self._rotation.place)
 
     def _advance(self, timeout_s: float) -> None:
         link = self._link
@@ -154,8 +164,13 @@ class Watcher:
             elif topics.split(received.topic)[2].startswith("cmd/"):
                 self.others.append(received)
         if not link.is_open:
-            self.error = f"{link.reason}; trying again"
-            self._try_at_s = time.monotonic() + self._backoff.next_s()
+            self._plan(link)
+
+    def _plan(self, link: Link) -> None:
+        """When to try again after the end of a connection, and what to say until then."""
+        held_s = time.monotonic() - (link.connected_at_s or time.monotonic())
+        self._try_at_s = time.monotonic() + self._rotation.ended(link.reason, held_s)
+        self.error = f"{self._rotation.why()}; trying again"
 
     def _reconnect_when_due(self, timeout_s: float) -> None:
         wait_s = self._try_at_s - time.monotonic()
@@ -164,8 +179,7 @@ class Watcher:
             return
         link = self._connect()
         if not link.is_open:
-            self.error = f"{link.reason}; trying again"
-            self._try_at_s = time.monotonic() + self._backoff.next_s()
+            self._plan(link)
 
 
 def _read(received: Received) -> Arrival | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import socket
@@ -18,6 +19,7 @@ from edge.telemetry.link import Link
 from edge.telemetry.watcher import Arrival, Watcher
 
 DEADLINE_S = 15.0
+OPENSSL = shutil.which("openssl")
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
@@ -52,12 +54,17 @@ class Embedded(BrokerControl):
 
 
 class Mosquitto(BrokerControl):
-    def __init__(self, folder: Path) -> None:
+    """``options`` are further lines of its configuration, and win over ours."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
         self.port = _free_port()
-        self._configuration = folder / "mosquitto.conf"
-        self._configuration.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\n"
-        )
+        self._configuration = folder / f"mosquitto-{self.port}.conf"
+        # As root it would become another user, who can not read what tests write.
+        user = f"user {getpass.getuser()}"
+        listener = f"listener {self.port} 127.0.0.1"
+        ours = ("persistence false", user, listener, "allow_anonymous true")
+        kept = [line for line in ours if line.split()[0] not in {o.split()[0] for o in options}]
+        self._configuration.write_text("\n".join((*kept, *options)) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -91,6 +98,69 @@ def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BrokerCon
     control.start()
     yield control
     control.stop()
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
+    """Starts brokers with options."""
+    if MOSQUITTO is None:
+        pytest.skip("mosquitto is not installed")
+    running: list[Mosquitto] = []
+
+    def start(*options: str) -> Mosquitto:
+        running.append(Mosquitto(tmp_path, *options))
+        running[-1].start()
+        return running[-1]
+
+    yield start
+    for control in running:
+        control.stop()
+
+
+class Authority:
+    """A CA in a folder, and what it signs: paths of PEM files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir()
+        self.ca, self._key = folder / "ca.crt", folder / "ca.key"
+        self._run(
+            "req", "-x509", *self._new_key(self._key), "-out", str(self.ca), "-subj", "/CN=ca"
+        )
+
+    def sign(self, name: str, names: str = "IP:127.0.0.1", days: int = 2) -> tuple[Path, Path]:
+        """A certificate for ``names`` and its key."""
+        made = {end: self._folder / f"{name}.{end}" for end in ("key", "csr", "ext", "crt")}
+        key, request, extensions, certificate = made.values()
+        extensions.write_text(f"subjectAltName={names}")
+        self._run("req", "-new", *self._new_key(key), "-out", str(request), "-subj", f"/CN={name}")
+        signing = ("-CA", str(self.ca), "-CAkey", str(self._key), "-CAcreateserial")
+        given = ("-in", str(request), "-extfile", str(extensions), "-days", str(days))
+        self._run("x509", "-req", *signing, *given, "-out", str(certificate))
+        return certificate, key
+
+    @staticmethod
+    def _new_key(path: Path) -> tuple[str, ...]:
+        kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+        return (*kind, "-nodes", "-keyout", str(path))
+
+    @staticmethod
+    def _run(*arguments: str) -> None:
+        subprocess.run([str(OPENSSL), *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Authority]:
+    """Certificate authorities by name."""
+    if OPENSSL is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("authorities")
+    made: dict[str, Authority] = {}
+
+    def named(name: str = "ours") -> Authority:
+        return made.get(name) or made.setdefault(name, Authority(folder / name))
+
+    return named
 
 
 class Listener:

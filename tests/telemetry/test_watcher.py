@@ -113,3 +113,28 @@ def test_closed_watcher_has_no_more_messages(broker: Any) -> None:
         pass
     watcher.close()
     assert list(watcher.messages()) == []
+
+
+def test_watcher_looks_at_the_first_broker_that_answers(
+    broker: Any, send: Callable[..., None]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        absent = f"mqtt://127.0.0.1:{server.getsockname()[1]}"
+    with Watcher(f"{absent},{broker.url}") as watcher:
+        assert str(watcher.address) == broker.url
+        send("edge/v1/f/d/status", message(state="there"))
+        assert next(watcher.messages()).metrics == {"state": "there"}
+    with pytest.raises(UnavailableError) as caught:
+        Watcher([absent, absent]).open()
+    assert str(caught.value).count(f"{absent}: Connection refused") == 2
+
+
+def test_watcher_goes_on_with_the_other_broker_when_one_is_gone(
+    mosquitto: Any, eventually: Callable[..., None]
+) -> None:
+    first, second = mosquitto(), mosquitto()
+    with Watcher([first.url, second.url]) as watcher:
+        first.stop()
+        eventually(lambda: watcher.poll(0.05) == [] and not watcher.is_connected, "the loss")
+        eventually(lambda: watcher.poll(0.05) == [] and watcher.is_connected, "the other")
+        assert str(watcher.address) == second.url
