@@ -86,7 +86,7 @@ def _overlay(section: str, table: Section, environ: Mapping[str, str]) -> Sectio
             known = ", ".join(f"{prefix}{name.upper()}" for name in fields)
             raise SettingsError(f"unknown variable {variable}", hint=f"there are: {known}")
         text = environ[variable]
-        is_list = isinstance(getattr(table, key), tuple)
+        is_list = isinstance(fields[key].default, tuple)
         value = [part for part in text.split(os.pathsep) if part] if is_list else text
         try:
             changes[key] = msgspec.convert(value, fields[key].type, strict=False)
