@@ -57,7 +57,7 @@ class Admission:
     """Looks at requests before they wait, and remembers the last one: most are like it."""
 
     def __init__(self, plan: BatchPlan) -> None:
-        self._plan = plan
+        self.plan = plan
         self._last: tuple[Kind | None, int, Kind | None] = (None, 1, None)
 
     def admit(self, request: Request) -> None:
@@ -69,7 +69,7 @@ class Admission:
         feeds = request.feeds
         known, rows, kind = self._last
         if not alike(feeds, known):
-            check_feeds(self._plan.inputs, feeds)
+            check_feeds(self.plan.inputs, feeds)
             rows, kind = self._rows_and_kind(feeds)
             self._last = kind_of(feeds), rows, kind
         request.rows, request.kind = rows, kind
@@ -77,9 +77,9 @@ class Admission:
     def _rows_and_kind(self, feeds: Feeds) -> tuple[int, Kind | None]:
         rows = {array.shape[0] for array in feeds.values()}
         count = rows.pop()
-        if rows or not 0 < count < self._plan.max_rows:
+        if rows or not 0 < count < self.plan.max_rows:
             return count, None
-        arrays = [(spec.name, feeds[spec.name]) for spec in self._plan.inputs]
+        arrays = [(spec.name, feeds[spec.name]) for spec in self.plan.inputs]
         return count, tuple((name, array.dtype, array.shape[1:]) for name, array in arrays)
 
 

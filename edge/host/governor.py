@@ -93,6 +93,18 @@ class Governor:
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def settings(self) -> Power:
+        return self._settings
+
+    def configure(self, settings: Power) -> None:
+        """Look after other limits from now on; another policy holds nothing back at first."""
+        if settings.policy == self._settings.policy:
+            self._restraint.configure(settings)
+        else:
+            self._restraint = Restraint(settings)
+        self._settings = settings
+
     def close(self) -> None:
         """Lift all limits, so that what waits can end; a sensor that hangs is not waited for."""
         self._closing.set()

@@ -13,6 +13,7 @@ import msgspec
 from edge.core.errors import UnsupportedError
 from edge.host import goldens
 from edge.host.batching import plan_batches
+from edge.host.capture import Capture
 from edge.host.pictures import Pictures
 from edge.host.response_cache import Remembered, cache_for
 from edge.host.scheduler import Scheduler
@@ -243,6 +244,31 @@ class Model:
         """
         return self._pictures.decode(outputs, geometry, top)
 
+    def configure(self, max_batch: int, max_delay_us: int) -> BatchPlan:
+        """Put requests together in another way from now on, and say what came of it.
+
+        Raises:
+            UnsupportedError: Clients of what is made for batches send single rows: they go on.
+        """
+        if self.batches.is_padded and max_batch == 1:
+            raise UnsupportedError(
+                f"{self.name} takes batches of {self.batches.max_rows} only: without them, "
+                "requests that send less would fail",
+                hint=f"set max_batch = 1 in [models.{self.name}] of edge.toml, and start again",
+            )
+        self._settings = msgspec.structs.replace(
+            self._settings, max_batch=max_batch, max_delay_us=max_delay_us
+        )
+        self.seat.replan(self._plan)
+        self._scheduler.configure(self._settings)
+        return self.batches
+
+    def capture(self, most_bytes: int) -> Capture:
+        """The next frame that runs, and its answer; what the response cache knows does not run."""
+        capture = Capture(most_bytes)
+        self.seat.capture(capture)
+        return capture
+
     def verify_goldens(self) -> list[GoldenResult]:
         """Run the bundle's goldens here; they do not count in ``statistics``."""
         sitting = self.seat.take()
@@ -259,7 +285,6 @@ class Model:
         """
         if not self.seat.replace(opened, self._plan(opened)):
             return False
-        self._scheduler.switch()
         if self._cache is not None:
             self._cache.forget()
         return True

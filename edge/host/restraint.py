@@ -103,6 +103,10 @@ class Restraint:
     def limits(self) -> Limits:
         return Limits(self._concurrency, round(self._rate, 3))
 
+    def configure(self, settings: Power) -> None:
+        """Another budget or temperature, from what is held back already."""
+        self._settings = settings
+
     def decide(self, now_s: float, reading: Reading, load: Load) -> Limits:
         """Look once more, at any pace.
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edge.core.errors import EdgeError, NotFoundError, UnavailableError
+import msgspec
+
+from edge.core.errors import EdgeError, NotFoundError, UnavailableError, UnsupportedError
 from edge.host.activation import Activation, Probation
 from edge.host.catalog import Catalog
 from edge.host.choice import Fallback, Wish
@@ -19,7 +21,7 @@ from edge.host.metering import CostMeter
 from edge.host.residency import MemoryUse, NoRoomError, Residency, budget_bytes
 from edge.host.slot import Slot, Terms
 from edge.host.status import ModelStatus
-from edge.settings import Cost
+from edge.settings import Cost, ModelSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,12 +29,13 @@ if TYPE_CHECKING:
     from edge.bundle.signing import Keyring
     from edge.core.pipelines import PipelineSpec
     from edge.core.tensor import Array, Feeds
+    from edge.host.batching import BatchPlan
     from edge.host.folders import FolderWatch
     from edge.host.governor import Strain
     from edge.host.metering import CostReport
     from edge.host.model import Model
     from edge.host.pipelines import Pipeline, PipelineStatus
-    from edge.settings import ModelSettings, Power
+    from edge.settings import Power
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +236,53 @@ class Runtime:
             UnavailableError: It has no earlier version.
         """
         return self._activation.roll_back(name, reason).version
+
+    def rejection(self, name: str, version: str) -> str:
+        """Why a version was taken back and is not to serve by itself again; empty if it was not.
+
+        Raises:
+            NotFoundError: There is no model of that name and version.
+        """
+        return self._activation.rejections.reason(self._catalog.find(name, version).digest)
+
+    def set_batching(self, name: str, max_batch: int, max_delay_us: int) -> BatchPlan | None:
+        """Put a model's requests together in another way until this process ends.
+
+        Returns:
+            What the active version does now, and why not all that was wished for; None if that
+            shows when it is loaded.
+        Raises:
+            NotFoundError: There is no model of that name.
+            UnsupportedError: Requests that come would fail.
+        """
+        active = self._catalog.find(name, None)
+        plan = active.configure(max_batch, max_delay_us)
+        settings = self._terms.settings
+        settings[name] = msgspec.structs.replace(
+            settings.get(name, ModelSettings()), max_batch=max_batch, max_delay_us=max_delay_us
+        )
+        for slot in self._catalog.of(name):
+            if slot is not active:
+                slot.configure(max_batch, max_delay_us)
+        return plan
+
+    @property
+    def power(self) -> Power | None:
+        """What gives way, and when; None if nobody looks."""
+        return self._governor.settings if self._governor is not None else None
+
+    def set_power(self, power: Power) -> None:
+        """Look after other limits, until this process ends.
+
+        Raises:
+            UnsupportedError: Nobody looks after power here, or it is not to be looked after.
+        """
+        if self._governor is None or power.policy == "off":
+            raise UnsupportedError(
+                "whether heat and power are looked after is settled at the start",
+                hint='set policy in [power] of edge.toml; "watch" holds nothing back',
+            )
+        self._governor.configure(power)
 
     def status(self) -> list[ModelStatus]:
         """One entry for each version of each model, by name, oldest first."""

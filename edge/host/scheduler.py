@@ -67,9 +67,11 @@ class Scheduler:
     def plan(self) -> BatchPlan:
         return self._seat.plan
 
-    def switch(self) -> None:
-        """Look at requests as the session that is seated now wants them."""
-        self._admission = Admission(self.plan)
+    def configure(self, settings: ModelSettings) -> None:
+        """Wait for company by other settings from now on; threads and the queue's length stay."""
+        with self._changed:
+            self._settings = settings
+            self._changed.notify_all()
 
     def submit(
         self,
@@ -91,7 +93,10 @@ class Scheduler:
         future = request.future
         try:
             request.demand(priority, timeout_us)
-            if self.plan.is_on:
+            plan = self.plan
+            if plan.is_on:
+                if self._admission.plan is not plan:  # another session is seated, or will be
+                    self._admission = Admission(plan)
                 self._admission.admit(request)
         except InputError as error:
             self._statistics.failure(_now() - now, error)

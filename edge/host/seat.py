@@ -14,6 +14,7 @@ from edge.core.errors import UnavailableError
 if TYPE_CHECKING:
     from edge.core.tensor import Array, Feeds
     from edge.host.batching import BatchPlan
+    from edge.host.capture import Capture
     from edge.host.opening import Opened
     from edge.host.residency import Room
 
@@ -57,6 +58,8 @@ class Seat:
         self._is_closed = False
         self._lock = threading.Lock()
         self._loading = threading.RLock()
+        self._planner: Callable[[Opened], BatchPlan] | None = None
+        self._capture: Capture | None = None
         self._is_loading = False
         self._let_in(Sitting(opened, plan))
 
@@ -139,6 +142,26 @@ class Seat:
             self.evict("request")
         return True
 
+    def replan(self, plan: Callable[[Opened], BatchPlan]) -> None:
+        """Put requests together as ``plan`` says of the session that is here, or comes next."""
+        with self._loading:
+            self._planner = plan
+            sitting = self.take_now()
+            if sitting is None:
+                return
+            try:
+                self._replan(sitting.opened)
+                sitting.plan = self.plan
+            finally:
+                self.give(sitting)
+
+    def capture(self, capture: Capture) -> None:
+        """Show it the next run; one that waited for another is not shown any."""
+        with self._lock:
+            self._capture = capture
+            if self._sitting is not None:
+                capture.attach(self._sitting)
+
     def describe(self, opened: Opened) -> None:
         """Know more of the session that is here, which stays the same."""
         with self._lock:
@@ -183,6 +206,11 @@ class Seat:
                 opened = self._reopen(self.opened)
             finally:
                 self._is_loading = False
+            try:
+                self._replan(opened)
+            except BaseException:
+                opened.close()
+                raise
             with self._lock:
                 if not self._is_closed and not self._bar:
                     self.opened = opened
@@ -193,9 +221,17 @@ class Seat:
         why = self._bar or f"model {self._name} was closed while it was loaded"
         raise UnavailableError(why, hint="load it again")
 
+    def _replan(self, opened: Opened) -> None:
+        """Called while it loads: nobody else seats a session meanwhile."""
+        planner, self._planner = self._planner, None
+        if planner is not None:
+            self.plan = planner(opened)
+
     def _let_in(self, sitting: Sitting) -> None:
         """Called with the lock held: who finds an occupant in a room may evict it at once."""
         self._sitting = sitting
+        if self._capture is not None:
+            self._capture.attach(sitting)
         self.loads += 1
         if sitting.opened.room is not None:
             sitting.opened.room.occupant = self

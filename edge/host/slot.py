@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from edge.bundle import Bundle, open_bundle
 from edge.bundle.signing import Keyring
@@ -23,6 +24,9 @@ from edge.host.residency import NoRoomError, Residency
 from edge.host.status import ModelStatus, State, with_model
 from edge.settings import ModelSettings
 
+if TYPE_CHECKING:
+    from edge.host.batching import BatchPlan
+
 log = logging.getLogger(__name__)
 
 UNKNOWN = "?"
@@ -32,7 +36,7 @@ class Terms(NamedTuple):
     """What a runtime's models have in common: what is wished for, and what they share."""
 
     wish: Wish
-    settings: Mapping[str, ModelSettings]
+    settings: dict[str, ModelSettings]
     residency: Residency
     fair: FairShare | None = None
     trust: Keyring | None = None
@@ -132,6 +136,19 @@ class Slot:
                 self.state, self.error = "staged" if self._model is None else "ready", None
         seat = self.model().seat
         seat.give(seat.take())
+
+    def configure(self, max_batch: int, max_delay_us: int) -> BatchPlan | None:
+        """Put requests together in another way; None if that shows when it is loaded.
+
+        Raises:
+            UnsupportedError: Requests that come would fail.
+        """
+        model = self._model
+        plan = model.configure(max_batch, max_delay_us) if model is not None else None
+        self._settings = msgspec.structs.replace(
+            self._settings, max_batch=max_batch, max_delay_us=max_delay_us
+        )
+        return plan
 
     def unload(self) -> None:
         """Give the memory back once the last request ended, and answer nothing until ``load``."""

@@ -388,7 +388,6 @@ def test_another_session_takes_over_between_two_batches(begin: Begin, engine: En
     waiting = [scheduler.submit(row(number)) for number in range(2)]
     successor = Engine()
     place.replace(opened(successor), BatchPlan())
-    scheduler.switch()
     engine.gate.set()
     assert [value(future) for future in (first, *waiting)] == [0, 0, 1]
     assert (engine.rows, successor.rows) == ([1], [1, 1])

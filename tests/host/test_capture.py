@@ -1,0 +1,96 @@
+"""One frame with its answer, only after somebody asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.core.errors import InputError
+from edge.host import Runtime
+from edge.settings import ModelSettings
+
+MakeBundle = Callable[..., Path]
+MIB = 1024 * 1024
+
+
+def test_capture_gives_the_next_run_and_only_that(make_bundle: MakeBundle) -> None:
+    with Runtime(make_bundle()) as runtime:
+        model = runtime.model("product")
+        model.infer({"x": np.full((1, 3), 1, np.float32)})
+        capture = model.capture(MIB)
+        assert not capture.future.done()
+        model.infer({"x": np.full((1, 3), 2, np.float32)})
+        model.infer({"x": np.full((1, 3), 3, np.float32)})
+        frame = capture.future.result(0)
+        np.testing.assert_array_equal(frame.inputs["x"], np.full((1, 3), 2, np.float32))
+        assert frame.outputs["y"].shape == (1, 4)
+
+
+def test_capture_of_a_batch_is_one_row_of_it_and_a_copy(make_bundle: MakeBundle) -> None:
+    with Runtime(make_bundle()) as runtime:
+        model = runtime.model("product")
+        capture = model.capture(MIB)
+        feeds = {"x": np.arange(9, dtype=np.float32).reshape(3, 3)}
+        model.infer(feeds)
+        feeds["x"][:] = -1
+        np.testing.assert_array_equal(capture.future.result(0).inputs["x"], [[0, 1, 2]])
+
+
+def test_capture_sees_what_is_submitted(make_bundle: MakeBundle) -> None:
+    settings = {"product": ModelSettings(max_batch=4)}
+    with Runtime(make_bundle(), models=settings) as runtime:
+        model = runtime.model("product")
+        capture = model.capture(MIB)
+        model.submit({"x": np.ones((1, 3), np.float32)}).result(10)
+        assert capture.future.result(10).inputs["x"].shape == (1, 3)
+
+
+def test_capture_waits_through_an_eviction(make_bundle: MakeBundle) -> None:
+    with Runtime(make_bundle()) as runtime:
+        model = runtime.model("product")
+        model.seat.evict("request")
+        capture = model.capture(MIB)
+        model.infer({"x": np.ones((1, 3), np.float32)})
+        assert capture.future.result(0).inputs["x"].shape == (1, 3)
+
+
+def test_cancelled_capture_sees_nothing(make_bundle: MakeBundle) -> None:
+    with Runtime(make_bundle()) as runtime:
+        model = runtime.model("product")
+        capture = model.capture(MIB)
+        capture.cancel()
+        model.infer({"x": np.ones((1, 3), np.float32)})
+        assert not capture.future.done()
+
+
+def test_frame_that_is_too_large_fails_the_capture_and_no_request(make_bundle: MakeBundle) -> None:
+    with Runtime(make_bundle()) as runtime:
+        model = runtime.model("product")
+        capture = model.capture(10)
+        outputs = model.infer({"x": np.ones((1, 3), np.float32)})
+        assert outputs["y"].shape == (1, 4)
+        with pytest.raises(InputError, match="28 bytes"):
+            capture.future.result(0)
+
+
+def test_many_threads_get_their_answers_while_one_frame_is_taken(make_bundle: MakeBundle) -> None:
+    with Runtime(make_bundle()) as runtime:
+        model = runtime.model("product")
+        answers: list[int] = []
+
+        def work() -> None:
+            for _ in range(200):
+                answers.append(model.infer({"x": np.ones((1, 3), np.float32)})["y"].shape[0])
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        frames = [model.capture(MIB).future.result(10) for _ in range(3) if threads[0].is_alive()]
+        for thread in threads:
+            thread.join()
+        assert answers == [1] * 800
+        assert all(frame.inputs["x"].shape == (1, 3) for frame in frames)
