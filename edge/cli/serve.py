@@ -23,6 +23,7 @@ from edge.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from edge.host import ModelStatus, Runtime
+    from edge.server.supervision import Supervisor
 
     Tell = Callable[[list[ModelStatus], str], None]
     """Prints models, after what happened: ``serving``, or ``built``."""
@@ -57,12 +58,15 @@ def run(args: argparse.Namespace) -> int:
     from edge.bundle.signing import keyring_of
     from edge.host import Probation, Runtime
     from edge.server.http.listener import address_of, bind
+    from edge.server.supervision import Supervisor
 
     settings = _settings(args)
+    supervisor = Supervisor()
     if not settings.serve.models:
         raise InputError("nothing to serve", hint="name a bundle: edge serve model.edge")
     # The port first: that it is taken should not be learned after a minute of loading.
-    with bind(settings.serve.http) as listening:
+    address = settings.serve.http
+    with supervisor.kept(address) or bind(address) as listening:
         url = f"http://{address_of(listening)}"
         _warn_of_strangers(listening, url)
         with Runtime(
@@ -80,14 +84,20 @@ def run(args: argparse.Namespace) -> int:
             trust=keyring_of(settings.trust),
         ) as runtime:
             tell = _tell_json if args.json else _tell
-            is_clean = _run_loop(_serve(runtime, settings, listening, partial(tell, url)))
+            is_clean = _run_loop(
+                _serve(runtime, settings, listening, partial(tell, url), supervisor)
+            )
             if not is_clean:
                 _leave_now()
     return 0
 
 
 async def _serve(
-    runtime: Runtime, settings: Settings, listening: socket.socket, tell: Tell
+    runtime: Runtime,
+    settings: Settings,
+    listening: socket.socket,
+    tell: Tell,
+    supervisor: Supervisor,
 ) -> bool:
     """Serve until a signal comes; False if an engine is at work, loaded or made in the end."""
     from edge.server.service import Service
@@ -96,9 +106,11 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    service = Service(runtime, settings.serve)
-    await service.start(listening)
-    with _telemetry(runtime, settings):
+    with _telemetry(runtime, settings) as broker:
+        service = Service(runtime, settings.serve, broker)
+        await service.start(listening)
+        supervisor.serving(settings.serve.http, listening)
+        watching = loop.create_task(supervisor.watch(runtime.status))
         loading = loop.create_task(service.load())
         waiting = loop.create_task(stopped.wait())
         await asyncio.wait((loading, waiting), return_when=asyncio.FIRST_COMPLETED)
@@ -109,7 +121,9 @@ async def _serve(
             following = loop.create_task(_follow_builds(runtime, told, tell))
             waiting.add_done_callback(lambda _: following.cancel())
         await waiting
+        supervisor.stopping()
         unfinished = await service.drain()
+        watching.cancel()
     return unfinished == 0 and loading.done() and not runtime.is_loading
 
 
@@ -126,16 +140,21 @@ async def _follow_builds(runtime: Runtime, told: list[ModelStatus], tell: Tell) 
 
 
 @contextlib.contextmanager
-def _telemetry(runtime: Runtime, settings: Settings) -> Iterator[None]:
-    """Report on the runtime meanwhile; a broker that is not there changes nothing."""
+def _telemetry(
+    runtime: Runtime, settings: Settings
+) -> Iterator[Callable[[], dict[str, str]] | None]:
+    """Report on the runtime meanwhile; a broker that is not there changes nothing.
+
+    Gives what tells how it stands with the broker, if there is to be one.
+    """
     if not settings.mqtt.url:
-        yield
+        yield None
         return
     from edge.telemetry import publish
 
     publisher = publish(runtime, settings, runtime=runtime)
     try:
-        yield
+        yield lambda: {"state": publisher.state, "reason": publisher.reason}
     finally:
         publisher.close()
 

@@ -40,6 +40,7 @@ class Application:
     Args:
         traffic: What the HTTP side counts, for the metrics.
         may_control: Whether clients may load and unload models.
+        broker: Tells how it stands with the MQTT broker, if there is to be one.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Application:
         *,
         max_body_bytes: int,
         may_control: bool = False,
+        broker: Callable[[], dict[str, str]] | None = None,
     ) -> None:
         self._runtime = runtime
         self._traffic = traffic
@@ -59,7 +61,7 @@ class Application:
         self._repository = Repository(
             runtime, self._pipelines, self._inference.on_thread, may_control=may_control
         )
-        endpoints = Endpoints(runtime, self._inference, self._pipelines)
+        endpoints = Endpoints(runtime, self._inference, self._pipelines, broker)
         self._routes: dict[tuple[str, ...], Route] = {
             (): ("GET", self._root),
             ("metrics",): ("GET", self._metrics),

@@ -19,6 +19,8 @@ from edge.server.inference import not_ready
 from edge.server.kserve import messages
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edge.host import ModelStatus, Runtime
     from edge.server.inference import Inference
     from edge.server.pipelines import PipelineEndpoints
@@ -30,11 +32,16 @@ class Endpoints:
     """Each method answers one route; names and versions come from its path."""
 
     def __init__(
-        self, runtime: Runtime, inference: Inference, pipelines: PipelineEndpoints
+        self,
+        runtime: Runtime,
+        inference: Inference,
+        pipelines: PipelineEndpoints,
+        broker: Callable[[], dict[str, str]] | None = None,
     ) -> None:
         self._runtime = runtime
         self._inference = inference
         self._pipelines = pipelines
+        self._broker = broker
 
     def server(self, request: Request) -> Response:
         return json_response(messages.ServerMetadata("edge", __version__, EXTENSIONS))
@@ -49,6 +56,8 @@ class Endpoints:
         strain = self._runtime.strain
         if strain is not None:
             answer["power"] = strain.summary()
+        if self._broker is not None:
+            answer["mqtt"] = self._broker()
         return readiness(answer, is_ready, "not all models are ready")
 
     def model_ready(self, request: Request, name: str, version: str) -> Response:

@@ -15,6 +15,8 @@ from edge.server.http.listener import Listener
 from edge.server.kserve.codec import HEADER_LENGTH
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edge.host import Runtime
     from edge.settings import Serve
 
@@ -22,9 +24,15 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """Serves a runtime's models; not ready, but reachable, until ``load`` has loaded them."""
+    """Serves a runtime's models; not ready, but reachable, until ``load`` has loaded them.
 
-    def __init__(self, runtime: Runtime, settings: Serve) -> None:
+    Args:
+        broker: Tells the state of the connection to an MQTT broker, and the reason for it.
+    """
+
+    def __init__(
+        self, runtime: Runtime, settings: Serve, broker: Callable[[], dict[str, str]] | None = None
+    ) -> None:
         self._runtime = runtime
         self._settings = settings
         self._listener = Listener(
@@ -38,6 +46,7 @@ class Service:
             self._listener.traffic,
             max_body_bytes=settings.max_body_bytes,
             may_control=settings.control,
+            broker=broker,
         )
 
     async def start(self, listening: socket.socket) -> None:
