@@ -17,6 +17,7 @@ from edge.settings.cost import Cost as Cost
 from edge.settings.power import Power as Power
 from edge.settings.serving import ModelSettings as ModelSettings
 from edge.settings.serving import Serve as Serve
+from edge.settings.sparkplug import Sparkplug as Sparkplug
 from edge.settings.telemetry import MEMORY as MEMORY
 from edge.settings.telemetry import Mqtt as Mqtt
 from edge.settings.trust import Trust as Trust
@@ -35,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serve: Serve = Serve()
     mqtt: Mqtt = Mqtt()
     power: Power = Power()
+    sparkplug: Sparkplug = Sparkplug()
     commands: Commands = Commands()
     cost: Cost = Cost()
     trust: Trust = Trust()

@@ -1,0 +1,55 @@
+"""Sparkplug B 3.0: the device as an edge node, and its models as the devices of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge.core.errors import SettingsError
+from edge.telemetry.address import brokers_of
+from edge.telemetry.figures import Figures
+from edge.telemetry.formats import Format, Outlet
+from edge.telemetry.formats._sparkplug.births import Births
+from edge.telemetry.formats._sparkplug.node import EdgeNode, Pace
+from edge.telemetry.formats._sparkplug.primary_host import PrimaryHost
+from edge.telemetry.formats._sparkplug.session import Names
+from edge.telemetry.reports import Report
+
+
+class SparkplugFormat:
+    """Beside JSON and not instead of it: at QoS 0 what is lost is lost. Events are not told."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        settings = outlet.settings.sparkplug
+        topics = outlet.topics
+        names = Names(settings.group or topics.fleet, settings.node or topics.device)
+        if names.group == "STATE":
+            raise SettingsError(
+                "the Sparkplug group can not be STATE", hint="set another in [sparkplug] group"
+            )
+        host = PrimaryHost(settings.primary_host) if settings.primary_host else None
+        mqtt = outlet.settings.mqtt
+        pace = Pace(keepalive_s=mqtt.keepalive_s)
+        births = Births(_beside(outlet.folder))
+        self._figures = Figures()
+        self._node = EdgeNode(brokers_of(mqtt), names, births, host, pace)
+
+    def start(self) -> None:
+        self._node.start()
+
+    def tell(self, reports: Sequence[Report]) -> None:
+        self._figures.take(reports)
+        figures = list(self._figures)
+        if any(figure.path == ("tele", "device") for figure in figures):  # it is the first sample
+            self._node.tell(figures)
+
+    def close(self, timeout_s: float) -> None:
+        self._node.close(timeout_s)
+
+
+def _beside(folder: Path | None) -> Path | None:
+    """The file of the number of births; the folder itself is the outbox's alone."""
+    return None if folder is None else folder.with_name(f"{folder.name}.bdSeq")
+
+
+FORMAT: type[Format] = SparkplugFormat
