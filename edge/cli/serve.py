@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
             watch_s=settings.serve.watch_s,
             probation=Probation(settings.serve.probation_s, settings.serve.max_faults),
             power=settings.power,
+            cost=settings.cost,
             pipelines=settings.pipelines,
             trust=keyring_of(settings.trust),
         ) as runtime:

@@ -12,6 +12,7 @@ import msgspec
 from edge import __version__
 from edge.core.errors import UnsupportedError
 from edge.server import coding, metrics
+from edge.server.cost_metrics import cost_families
 from edge.server.endpoints import Endpoints
 from edge.server.failures import failure_response
 from edge.server.handoff import when_done
@@ -68,6 +69,7 @@ class Application:
             ("v2",): ("GET", endpoints.server),
             ("v2", "health", "live"): ("GET", endpoints.live),
             ("v2", "health", "ready"): ("GET", endpoints.ready),
+            ("v2", "cost"): ("GET", endpoints.cost),
             ("v2", "models", "stats"): ("GET", endpoints.all_statistics),
             ("v2", "repository", "index"): ("POST", self._repository.index),
         }
@@ -200,6 +202,7 @@ class Application:
             *memory_families(self._runtime.memory, models),
             *pipeline_families(self._runtime.pipeline_status()),
             *power_families(self._runtime.strain),
+            *cost_families(self._runtime.cost),
         )
         text = metrics.render(models, self._traffic(), more)
         return Response([text.encode()], content_type=metrics.CONTENT_TYPE)

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from edge.server.inference import Inference
     from edge.server.pipelines import PipelineEndpoints
 
+_NOT_METERED = {
+    "energy_source": "none",
+    "energy_why": 'nobody reads sensors: [power] policy is "off"; "watch" only looks on',
+    "models": [],
+}
+
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 
 
@@ -59,6 +65,11 @@ class Endpoints:
         if self._broker is not None:
             answer["mqtt"] = self._broker()
         return readiness(answer, is_ready, "not all models are ready")
+
+    def cost(self, request: Request) -> Response:
+        """What inferences cost so far, as telemetry tells it."""
+        report = self._runtime.cost
+        return json_response(report.metrics() if report is not None else _NOT_METERED)
 
     def model_ready(self, request: Request, name: str, version: str) -> Response:
         """Ready as what: engine, precision, placement, and whether that is a fallback and why."""

@@ -41,6 +41,7 @@ class Models:
         self.reason = ""
         self.building: BuildProgress | None = None
         self.strain: Strain | None = None
+        self.cost = None
 
     def status(self) -> list[ModelStatus]:
         return [
@@ -185,6 +186,7 @@ def test_killed_process_leaves_its_last_will(broker: Any, listen: Any) -> None:
         "from edge.telemetry import publish\n"
         "class Nothing:\n"
         "    strain = None\n"
+        "    cost = None\n"
         "    def status(self): return []\n"
         "mqtt = Mqtt(url=sys.argv[1], fleet='lab', device='one')\n"
         "publish(Nothing(), Settings(mqtt=mqtt))\n"

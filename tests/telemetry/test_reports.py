@@ -26,6 +26,7 @@ class Nothing:
     """A runtime without models, which bears its work well."""
 
     strain: Strain | None = Strain()
+    cost = None
 
     def status(self) -> list[Any]:
         return []

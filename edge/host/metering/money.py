@@ -15,16 +15,14 @@ MILLION = 1_000_000
 
 
 class Price(msgspec.Struct, frozen=True):
-    """An amount in its parts; one that nobody set a price for, or can't be told, is None."""
+    """An amount and its parts; a part that has no price, or can't be told, is None.
+
+    ``total`` is told only if all that has a price can be.
+    """
 
     energy: float | None = None
     device: float | None = None
-
-    @property
-    def total(self) -> float | None:
-        """Of the parts that are there."""
-        parts = [part for part in (self.energy, self.device) if part is not None]
-        return sum(parts) if parts else None
+    total: float | None = None
 
 
 class Tariff(msgspec.Struct, frozen=True):
@@ -35,9 +33,16 @@ class Tariff(msgspec.Struct, frozen=True):
     per_device_s: float = 0.0
 
     def price(self, joules: float | None, device_s: float | None) -> Price:
+        priced = [
+            (amount, price)
+            for amount, price in ((joules, self.per_joule), (device_s, self.per_device_s))
+            if price
+        ]
+        parts = [amount * price for amount, price in priced if amount is not None]
         return Price(
             None if joules is None or not self.per_joule else joules * self.per_joule,
             None if device_s is None or not self.per_device_s else device_s * self.per_device_s,
+            sum(parts) if parts and len(parts) == len(priced) else None,
         )
 
 

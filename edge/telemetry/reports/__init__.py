@@ -12,6 +12,7 @@ from edge.core import plugins
 
 if TYPE_CHECKING:
     from edge.host import ModelStatus, Strain
+    from edge.host.metering import CostReport
     from edge.sensors import DeviceSensors
     from edge.settings import Settings
     from edge.telemetry.backlog import Backlog
@@ -45,6 +46,9 @@ class Source(Protocol):
 
     @property
     def strain(self) -> Strain | None: ...
+
+    @property
+    def cost(self) -> CostReport | None: ...
 
 
 class Subject(msgspec.Struct, frozen=True):

@@ -280,6 +280,7 @@ def test_where_no_sensor_tells_nothing_is_made_up(make_device: MakeDevice) -> No
     a = of(report, "a")
     assert (a.joules, a.joules_each, a.per_million.energy) == (None, None, None)
     assert a.per_million_full.device == pytest.approx(1e6 * PER_DEVICE_S * 0.5)
+    assert a.per_million_full.total is None
     assert "energy_joules" not in report.metrics()
 
 
