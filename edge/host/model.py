@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edge.host.batching import BatchPlan
     from edge.host.fairness import FairShare
     from edge.host.goldens import GoldenResult
+    from edge.host.health.watch import ModelWatch
     from edge.host.opening import Opened
     from edge.host.statistics import Snapshot
     from edge.vision import Geometry, Label, Prediction
@@ -55,6 +56,7 @@ class Model:
         reopen: Callable[[Opened], Opened] | None = None,
         settings: ModelSettings | None = None,
         fair: FairShare | None = None,
+        watch: ModelWatch | None = None,
     ) -> None:
         self.manifest = bundle.manifest
         self.name = bundle.manifest.name
@@ -65,7 +67,8 @@ class Model:
         self.statistics = Statistics()
         self._bundle = bundle
         self._settings = settings or ModelSettings()
-        self.seat = Seat(self.name, opened, self._plan(opened), reopen)
+        self.watch = watch
+        self.seat = Seat(self.name, opened, self._plan(opened), reopen, watch)
         # What never gives way need not be counted, which with cold caches takes 5 µs.
         self._run = self.seat.run if reopen else opened.session.run
         self._pictures = Pictures(bundle.manifest, bundle.labels, opened.session.inputs)

@@ -16,6 +16,7 @@ from edge.host.catalog import Catalog
 from edge.host.choice import Fallback, Wish
 from edge.host.fairness import FairShare
 from edge.host.governor import Governor
+from edge.host.health.keeper import HealthKeeper
 from edge.host.intake import Intake
 from edge.host.metering import CostMeter
 from edge.host.residency import MemoryUse, NoRoomError, Residency, budget_bytes
@@ -32,9 +33,12 @@ if TYPE_CHECKING:
     from edge.host.batching import BatchPlan
     from edge.host.folders import FolderWatch
     from edge.host.governor import Strain
+    from edge.host.health.accuracy import Truth
+    from edge.host.health.status import ModelHealth
     from edge.host.metering import CostReport
     from edge.host.model import Model
     from edge.host.pipelines import Pipeline, PipelineStatus
+    from edge.settings import Health as HealthSettings
     from edge.settings import Power
 
 log = logging.getLogger(__name__)
@@ -60,6 +64,8 @@ class Runtime:
         idle_s: Unload what was not used for so long; 0 for never.
         watch_s: How often to look into the folders for bundles that came, changed or went; 0 for
             never. A version that is newer than the active one takes over once it has proven right.
+        health: Whether models still see, say and take what they did when converted; None if
+            nobody looks.
         probation: When a version that took over is taken back by itself.
         pipelines: Models that work together, by a name that no model has.
         trust: Whose signatures bundles have to bear; None asks for none.
@@ -79,6 +85,7 @@ class Runtime:
         concurrency: int = 0,
         power: Power | None = None,
         cost: Cost | None = None,
+        health: HealthSettings | None = None,
         pipelines: Mapping[str, PipelineSpec] | None = None,
         memory: int | str | None = None,
         idle_s: float = 0.0,
@@ -95,12 +102,16 @@ class Runtime:
         is_governed = power is not None and power.policy != "off"
         self._pipelines: dict[str, Pipeline] = {}
         self._residency = Residency(budget_bytes(memory), idle_s)
+        self._health = (
+            HealthKeeper(health, lambda: (self.status(), self.strain)) if health else None
+        )
         self._terms = Terms(
             Wish("", engine or "", dict(options or {}), fallback),
             dict(models or {}),
             self._residency,
             FairShare(concurrency) if concurrency or is_governed else None,
             trust,
+            self._health,
         )
         paths = [Path(source) for source in sources]
         self.folders = [path for path in paths if path.is_dir()]
@@ -114,6 +125,8 @@ class Runtime:
                 self._meter = CostMeter(cost or Cost(), power.interval_s)
                 self._governor = Governor(power, self._terms.fair, self.status, meter=self._meter)
                 self._governor.start()
+            if self._health is not None:
+                self._health.start()
         except BaseException:
             self.close()
             raise
@@ -143,12 +156,45 @@ class Runtime:
         """
         return self._with(Slot.model, name, version)
 
-    def infer(self, name: str, feeds: Feeds, version: str | None = None) -> dict[str, Array]:
+    def infer(
+        self, name: str, feeds: Feeds, version: str | None = None, *, request_id: str = ""
+    ) -> dict[str, Array]:
         """Run one batch on the caller's thread, as ``Model.infer`` does.
 
         Where another version takes over meanwhile, that one answers.
+
+        Args:
+            request_id: What ``label`` is to call the answer by.
         """
-        return self._with(lambda slot: slot.model().infer(feeds), name, version)
+
+        def infer(slot: Slot) -> dict[str, Array]:
+            model = slot.model()
+            outputs = model.infer(feeds)
+            if request_id and model.watch is not None:
+                model.watch.remember(request_id, feeds, outputs, model.variant)
+            return outputs
+
+        return self._with(infer, name, version)
+
+    def label(self, name: str, request_id: str, truth: Truth, version: str | None = None) -> None:
+        """Say what was right for a request, by which the model's accuracy is known.
+
+        Args:
+            truth: A class, by index or name; for detection, a list of ``TrueBox``.
+        Raises:
+            NotFoundError: No such answer is remembered, or not any more, or it has its label.
+            InputError: There is no such class.
+            UnsupportedError: Answers are not remembered, or labels mean nothing for the task.
+        """
+        slot = self._catalog.find(name, version)
+        if self._health is None:
+            raise UnsupportedError("nobody looks after the health of models here")
+        others = () if version else [other.version for other in self._catalog.of(name)]
+        self._health.label(name, [slot.version, *others], request_id, truth)
+
+    def health(self) -> list[ModelHealth]:
+        """Of each version of a model that was loaded; empty if nobody looks."""
+        return self._health.health() if self._health is not None else []
 
     def pipeline(self, name: str) -> Pipeline:
         """A pipeline; its models are loaded when it first needs them.
@@ -342,6 +388,8 @@ class Runtime:
         self._is_closed = True
         if self._governor is not None:
             self._governor.close()
+        if self._health is not None:
+            self._health.close()
         for slot in self._catalog.slots:
             slot.close()
 

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from edge.core.tensor import Array, Feeds
     from edge.host.batching import BatchPlan
     from edge.host.capture import Capture
+    from edge.host.health.watch import ModelWatch
     from edge.host.opening import Opened
     from edge.host.residency import Room
+
+
+Run = Callable[["Feeds"], "dict[str, Array]"]
 
 
 class Sitting:
@@ -24,10 +28,17 @@ class Sitting:
 
     __slots__ = ("is_leaving", "opened", "plan", "run", "users")
 
-    def __init__(self, opened: Opened, plan: BatchPlan, users: int = 0) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        plan: BatchPlan,
+        watch: ModelWatch | None = None,
+        users: int = 0,
+    ) -> None:
+        run: Run = opened.session.run
         self.opened = opened
         self.plan = plan
-        self.run = opened.session.run
+        self.run = run if watch is None else watch.around(run, opened.variant)
         self.users = users
         self.is_leaving = False
 
@@ -37,6 +48,7 @@ class Seat:
 
     Args:
         reopen: Opens again what was evicted, which may wait for room; None if nothing ever is.
+        watch: Sees what is run, if somebody looks after the model's health.
     """
 
     def __init__(
@@ -45,6 +57,7 @@ class Seat:
         opened: Opened,
         plan: BatchPlan,
         reopen: Callable[[Opened], Opened] | None = None,
+        watch: ModelWatch | None = None,
     ) -> None:
         self.opened = opened
         self.plan = plan
@@ -54,6 +67,7 @@ class Seat:
         self._name = name
         self._bar = ""
         self._reopen = reopen
+        self._watch = watch
         self._sitting: Sitting | None = None
         self._is_closed = False
         self._lock = threading.Lock()
@@ -61,7 +75,7 @@ class Seat:
         self._planner: Callable[[Opened], BatchPlan] | None = None
         self._capture: Capture | None = None
         self._is_loading = False
-        self._let_in(Sitting(opened, plan))
+        self._let_in(Sitting(opened, plan, watch))
 
     @property
     def is_taken(self) -> bool:
@@ -135,7 +149,7 @@ class Seat:
                 return False
             former = self._sitting
             self.opened, self.plan = opened, plan
-            self._let_in(Sitting(opened, plan))
+            self._let_in(Sitting(opened, plan, self._watch))
             is_barred = bool(self._bar)
         self._dismiss(former)
         if is_barred:
@@ -214,7 +228,7 @@ class Seat:
             with self._lock:
                 if not self._is_closed and not self._bar:
                     self.opened = opened
-                    sitting = Sitting(opened, self.plan, users=1)
+                    sitting = Sitting(opened, self.plan, self._watch, users=1)
                     self._let_in(sitting)
                     return sitting
         opened.close()

@@ -18,6 +18,7 @@ from edge.host.building import Build
 from edge.host.choice import Wish
 from edge.host.fairness import FairShare
 from edge.host.goldens import prove
+from edge.host.health.keeper import HealthKeeper
 from edge.host.model import Model
 from edge.host.opening import Opened, Opener
 from edge.host.residency import NoRoomError, Residency
@@ -40,6 +41,7 @@ class Terms(NamedTuple):
     residency: Residency
     fair: FairShare | None = None
     trust: Keyring | None = None
+    health: HealthKeeper | None = None
 
 
 class Slot:
@@ -315,6 +317,7 @@ class Slot:
                     opened.close()
 
     def _made(self, bundle: Bundle, opened: Opened, opener: Opener) -> Model:
+        health = self._terms.health
         try:
             return Model(
                 bundle,
@@ -322,6 +325,7 @@ class Slot:
                 reopen=partial(opener.open_again, bundle),
                 settings=self._settings,
                 fair=self._terms.fair,
+                watch=health.watch(bundle) if health is not None else None,
             )
         except BaseException:  # as its bundle was damaged meanwhile, or the engine has a bug
             opened.close()

@@ -14,6 +14,7 @@ from edge.core.pipelines import Pipelines
 from edge.core.toml_places import describe
 from edge.settings.commands import Commands as Commands
 from edge.settings.cost import Cost as Cost
+from edge.settings.health import Health as Health
 from edge.settings.power import Power as Power
 from edge.settings.serving import ModelSettings as ModelSettings
 from edge.settings.serving import Serve as Serve
@@ -39,6 +40,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sparkplug: Sparkplug = Sparkplug()
     commands: Commands = Commands()
     cost: Cost = Cost()
+    health: Health = Health()
     trust: Trust = Trust()
     models: dict[str, ModelSettings] = {}
     pipelines: Pipelines = {}

@@ -1,0 +1,264 @@
+"""Remembers answers by id, and how many of them were right by the labels that came for them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edge.core.errors import EdgeError, InputError, NotFoundError, UnsupportedError
+from edge.core.spec import OutputSpec
+from edge.host.health.status import Accuracy, AccuracyState
+
+if TYPE_CHECKING:
+    from edge.core.manifest import Manifest, Metric
+    from edge.core.tensor import Array
+    from edge.vision import Geometry
+
+log = logging.getLogger(__name__)
+
+FEWEST = 50
+"""Labels before anything is said of accuracy."""
+Z = 3.29
+"""99.9 %: labels are looked at again with each one that comes."""
+MAX_ID = 256
+_LATE = "is forgotten: its label comes too late"
+
+METRICS = {"classification": "top1", "detection": "F1"}
+
+
+class TrueBox(msgspec.Struct, frozen=True):
+    """An object that there was: corners in pixels of the tensor that was sent, and its class."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    label: int | str
+
+
+Truth = int | str | Sequence[TrueBox]
+"""A class, by index or name, or boxes."""
+
+
+class AccuracyWatch:
+    """The last ``most`` answers of one model, and as many comparisons; any thread may call it."""
+
+    def __init__(self, manifest: Manifest, labels: Sequence[str], most: int, margin: float) -> None:
+        self._name = manifest.name
+        self._task = manifest.task
+        self._output = manifest.output or OutputSpec()
+        self._image = manifest.image
+        self._labels = labels
+        self._most = most
+        self._margin = margin
+        self._answers: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._gone: OrderedDict[str, str] = OrderedDict()
+        self._right: deque[tuple[int, int]] = deque(maxlen=most)
+        self._expected: Metric | None = None
+        self._state: AccuracyState = "gathering"
+        self._since_ms = int(time.time() * 1000)
+        self._lock = threading.Lock()
+
+    @property
+    def is_on(self) -> bool:
+        return self._most > 0 and self._task in METRICS
+
+    def check(self) -> None:
+        """Raise ``UnsupportedError`` where labels mean nothing."""
+        if not self._most:
+            raise UnsupportedError(
+                f"answers of {self._name} are not remembered, so no label can come for one",
+                hint="say how many to remember with labels = 1000 under [health] of edge.toml",
+            )
+        if self._task not in METRICS:
+            raise UnsupportedError(
+                f"{self._name} does {self._task}: labels are for classification and detection"
+            )
+
+    def remember(
+        self,
+        request_id: str,
+        outputs: Mapping[str, Array],
+        expected: Metric | None,
+        geometry: Geometry | None,
+    ) -> None:
+        """Keep what ``outputs`` say of one picture; with an id that was used, in place of that.
+
+        Args:
+            expected: The accuracy of the variant that answered, by its bundle.
+        """
+        if len(request_id) > MAX_ID:
+            return
+        try:
+            answer, why_not = self._answer(outputs, geometry), ""
+        except EdgeError as error:  # as of a batch
+            answer, why_not = (None, 0), str(error)
+        with self._lock:
+            self._gone.pop(request_id, None)
+            self._answers.pop(request_id, None)
+            if why_not:
+                self._forget(request_id, f"can not be labelled: {why_not}")
+                return
+            self._expect(expected)
+            self._answers[request_id] = answer
+            if len(self._answers) > self._most:
+                oldest, _ = self._answers.popitem(last=False)
+                self._forget(oldest, _LATE)
+
+    def knows(self, request_id: str) -> bool:
+        """Whether this id was used, and lately."""
+        with self._lock:
+            return request_id in self._answers or request_id in self._gone
+
+    def label(self, request_id: str, truth: Truth) -> None:
+        """Compare the answer of this id with what was there.
+
+        Raises:
+            NotFoundError: There is no such answer, it was labelled before, or it is too late.
+            InputError: There is no such class, or a class is given for boxes or the reverse.
+            UnsupportedError: Answers are not remembered, or labels mean nothing for the task.
+        """
+        self.check()
+        if not isinstance(truth, bool | int) and hasattr(truth, "__index__"):
+            truth = int(truth)  # numpy's
+        with self._lock:
+            found = self._answers.get(request_id)
+            if found is None:
+                raise self._missing(request_id)
+            self._right.append(self._compared(found[0], truth, found[1]))
+            del self._answers[request_id]
+            self._forget(request_id, "has its label already")
+            self._decide()
+
+    def status(self) -> Accuracy:
+        if not self._most:
+            return Accuracy("off", "no answers are remembered: labels = 0 in [health]")
+        metric = METRICS.get(self._task, "")
+        if not metric:
+            return Accuracy("off", f"labels are not for {self._task}")
+        with self._lock:
+            return self._status(metric)
+
+    def _status(self, metric: str) -> Accuracy:
+        count = len(self._right)
+        value = low = high = None
+        if count:
+            right, of = (sum(column) for column in zip(*self._right, strict=True))
+            value = 100.0 * right / of if of else 100.0
+            if metric == "top1":
+                low, high = (100.0 * bound for bound in wilson(right, of))
+        expected = self._expected
+        reason = "" if expected else f"the bundle has no {metric} to compare with"
+        return Accuracy(
+            self._state if expected or count < FEWEST else "no-reference",
+            reason,
+            metric,
+            count,
+            value,
+            low,
+            high,
+            expected.value if expected else None,
+            len(self._answers),
+            self._since_ms,
+        )
+
+    def _expect(self, expected: Metric | None) -> None:
+        """Called with the lock held. Another variant, or none that was measured, begins anew."""
+        if expected is not None and expected.name != METRICS[self._task]:
+            expected = None
+        if expected != self._expected:
+            self._expected = expected
+            self._right.clear()
+            self._state, self._since_ms = "gathering", int(time.time() * 1000)
+
+    def _decide(self) -> None:
+        """Called with the lock held."""
+        status = self._status(METRICS[self._task])
+        if status.expected is None or status.high is None or status.count < FEWEST:
+            return
+        was, wanted = self._state, status.expected - self._margin
+        if was == "low":
+            state: AccuracyState = "normal" if (status.value or 0.0) >= wanted else "low"
+        else:
+            state = "low" if status.high < wanted else "normal"
+        if state == was:
+            return
+        self._state, self._since_ms = state, int(time.time() * 1000)
+        if state == "low":
+            log.warning("%s is right less often than it was: %s", self._name, status.why)
+        elif was == "low":
+            log.info("%s is right as often as it was: %s", self._name, status.why)
+
+    def _answer(self, outputs: Mapping[str, Array], geometry: Geometry | None) -> tuple[Any, int]:
+        """The class, or the boxes; and how many classes there are, 0 where that is not known."""
+        from edge.vision import decode
+
+        output = msgspec.structs.replace(self._output, top=1)
+        prediction: Any = decode(outputs, output, geometry=geometry)
+        if self._task == "classification":
+            return prediction[0].index, math.prod(next(iter(outputs.values())).shape)
+        return prediction, len(self._labels)
+
+    def _compared(self, answer: Any, truth: Truth, classes: int) -> tuple[int, int]:
+        """How much was right, of how much: matches count twice, once for each side."""
+        is_class = isinstance(truth, int | str)
+        if is_class != (self._task == "classification"):
+            wanted = "a class" if self._task == "classification" else "boxes"
+            raise InputError(f"{self._name} does {self._task}: its labels are {wanted}")
+        if isinstance(truth, int | str):
+            return int(self._class(truth, classes) == answer), 1
+        from edge.vision import Box
+        from edge.vision.agreement import matched
+
+        boxes = [
+            Box(box.x0, box.y0, box.x1, box.y1, self._class(box.label, classes), "", 1.0)
+            for box in truth
+        ]
+        return 2 * matched(boxes, answer), len(boxes) + len(answer)
+
+    def _class(self, label: int | str, classes: int) -> int:
+        if isinstance(label, str):
+            if label not in self._labels:
+                names = ", ".join(self._labels[:5])
+                raise InputError(
+                    f"{self._name} knows no class {label[:80]!r}",
+                    hint=f"its classes are {names}, …" if names else "give the class's index",
+                )
+            return self._labels.index(label)
+        if isinstance(label, bool) or label < 0 or (classes and label >= classes):
+            last = f" to {classes - 1}" if classes else ""
+            raise InputError(f"{self._name} has no class {label}: they go from 0{last}")
+        return label
+
+    def _missing(self, request_id: str) -> EdgeError:
+        why = self._gone.get(request_id)
+        shown = request_id[:80]
+        if why is None:
+            return NotFoundError(
+                f"{self._name} remembers no answer {shown!r}",
+                hint=f"give the request that is to be labelled this id, of {MAX_ID} characters "
+                "at most",
+            )
+        hint = "raise labels under [health] of edge.toml" if why == _LATE else ""
+        return NotFoundError(f"the answer {shown!r} of {self._name} {why}", hint=hint)
+
+    def _forget(self, request_id: str, why: str) -> None:
+        """Called with the lock held."""
+        self._gone[request_id] = why
+        if len(self._gone) > self._most:
+            self._gone.popitem(last=False)
+
+
+def wilson(right: int, count: int, z: float = Z) -> tuple[float, float]:
+    """Wilson's interval of a share, which holds for few and for shares near 0 and 1 too."""
+    share, weight = right / count, z * z / count
+    middle = (share + weight / 2) / (1 + weight)
+    reach = z / (1 + weight) * math.sqrt(share * (1 - share) / count + weight / (4 * count))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
