@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
             cost=settings.cost,
             pipelines=settings.pipelines,
             trust=keyring_of(settings.trust),
+            health=settings.health,
         ) as runtime:
             tell = _tell_json if args.json else _tell
             is_clean = _run_loop(

@@ -16,8 +16,10 @@ from edge.server.cost_metrics import cost_families
 from edge.server.endpoints import Endpoints
 from edge.server.failures import failure_response
 from edge.server.handoff import when_done
+from edge.server.health_metrics import health_families
 from edge.server.http.message import Cancel, HttpError, Request, Respond, Response
 from edge.server.inference import Inference, NotLoadedError
+from edge.server.labels import Labels
 from edge.server.memory_metrics import memory_families
 from edge.server.pipeline_metrics import pipeline_families
 from edge.server.pipelines import PipelineEndpoints
@@ -78,6 +80,7 @@ class Application:
             "ready": ("GET", endpoints.model_ready),
             "config": ("GET", endpoints.config),
             "stats": ("GET", endpoints.statistics),
+            "labels": ("POST", Labels(runtime).take),
         }
         self._pipeline_routes: dict[str, Route] = {
             "": ("GET", self._pipelines.metadata),
@@ -202,6 +205,7 @@ class Application:
             *memory_families(self._runtime.memory, models),
             *pipeline_families(self._runtime.pipeline_status()),
             *power_families(self._runtime.strain),
+            *health_families(self._runtime.health()),
             *cost_families(self._runtime.cost),
         )
         text = metrics.render(models, self._traffic(), more)

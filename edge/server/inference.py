@@ -193,6 +193,9 @@ def not_ready(status: ModelStatus) -> str:
 
 def _answer(served: Served, call: Call, outputs: dict[str, Any], input_ns: int) -> Response:
     start = _now()
+    watch = served.model.watch
+    if call.id and watch is not None:
+        watch.remember(call.id, call.feeds, outputs, served.opened.variant)
     response = inference_response(served.codec.encode(call, outputs, _mark(outputs)))
     served.model.statistics.transfer(input_ns, _now() - start)
     return response

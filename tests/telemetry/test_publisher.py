@@ -43,6 +43,9 @@ class Models:
         self.strain: Strain | None = None
         self.cost = None
 
+    def health(self) -> list[Any]:
+        return []
+
     def status(self) -> list[ModelStatus]:
         return [
             ModelStatus(
@@ -188,6 +191,7 @@ def test_killed_process_leaves_its_last_will(broker: Any, listen: Any) -> None:
         "    strain = None\n"
         "    cost = None\n"
         "    def status(self): return []\n"
+        "    def health(self): return []\n"
         "mqtt = Mqtt(url=sys.argv[1], fleet='lab', device='one')\n"
         "publish(Nothing(), Settings(mqtt=mqtt))\n"
         "time.sleep(60)\n"

@@ -31,6 +31,9 @@ class Nothing:
     def status(self) -> list[Any]:
         return []
 
+    def health(self) -> list[Any]:
+        return []
+
 
 class Told:
     """A sender that keeps what it is given."""

@@ -12,6 +12,7 @@ from edge.core import plugins
 
 if TYPE_CHECKING:
     from edge.host import ModelStatus, Strain
+    from edge.host.health.status import ModelHealth
     from edge.host.metering import CostReport
     from edge.sensors import DeviceSensors
     from edge.settings import Settings
@@ -43,6 +44,8 @@ class Source(Protocol):
     """The models that are reported on; an ``edge.Runtime`` is one."""
 
     def status(self) -> Sequence[ModelStatus]: ...
+
+    def health(self) -> Sequence[ModelHealth]: ...
 
     @property
     def strain(self) -> Strain | None: ...

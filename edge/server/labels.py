@@ -1,0 +1,76 @@
+"""Labels that come back for answers, by the id of their request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edge.core.errors import EdgeError, InputError
+from edge.host.health.accuracy import TrueBox
+from edge.server.describing import json_response
+from edge.server.failures import failure_response
+from edge.server.kserve.codec import MALFORMED
+
+if TYPE_CHECKING:
+    from edge.host import Runtime
+    from edge.server.http.message import Request, Response
+
+
+class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was right for a request: a class, by index or name, or all boxes."""
+
+    id: str
+    label: int | str | None = None
+    boxes: tuple[TrueBox, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.label is None) == (self.boxes is None):
+            raise ValueError("give either a label or boxes")
+
+
+class LabelsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    labels: tuple[Label, ...]
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    id: str
+    error: str
+
+
+# Made at import, by one thread: msgspec crashes where two learn a type at once.
+_decode = msgspec.json.Decoder(LabelsRequest).decode
+
+
+class Labels:
+    """Answers ``POST /v2/models/{m}[/versions/{v}]/labels``."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def take(self, request: Request, name: str, version: str) -> Response:
+        """Count what can be counted, and say what can not and why; fails if nothing can be.
+
+        Raises:
+            InputError: It is no such request.
+            NotFoundError: There is no such model.
+        """
+        try:
+            wanted = _decode(request.body.data)
+        except MALFORMED as error:
+            raise InputError(
+                f"not labels: {error}", hint='send {"labels": [{"id": "…", "label": 3}]}'
+            ) from error
+        self._runtime.status_of(name, version)
+        errors: dict[int, EdgeError] = {}
+        for number, each in enumerate(wanted.labels):
+            truth: Any = each.boxes if each.label is None else each.label
+            try:
+                self._runtime.label(name, each.id, truth, version or None)
+            except EdgeError as error:
+                errors[number] = error
+        if errors and len(errors) == len(wanted.labels):
+            return failure_response(errors[0])
+        refused = [Refusal(wanted.labels[at].id, str(error)) for at, error in errors.items()]
+        taken = len(wanted.labels) - len(errors)
+        return json_response({"accepted": taken, "refused": refused})
