@@ -106,8 +106,9 @@ class Figures:
         rows = report.metrics.get(ROWS, ())
         named = [row for row in rows if isinstance(row, dict) and row.get("name")]
         for row in named:
-            serving = self.versions.get(str(row["name"]))
-            if report.path != ("info",) and serving in (None, str(row.get("version", serving))):
+            version = str(row.get("version", ""))
+            serving = self.versions.get(str(row["name"])) or version
+            if report.path != ("info",) and version == serving:
                 yield row
 
 

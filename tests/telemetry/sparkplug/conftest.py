@@ -146,10 +146,13 @@ class Wire:
         for one in self._sockets:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
-        self._sockets.clear()
 
     def close(self) -> None:
         self._listening.close()
+        self.cut()
+        wait_until(lambda: self.open_count == 0, "the connections to end")
+        for one in self._sockets:
+            one.close()
 
     def _accept(self) -> None:
         while True:

@@ -1,8 +1,8 @@
 """The payload of Sparkplug B as protocol buffers, as far as an edge node needs it.
 
 Numbers of fields after sparkplug_b.proto of Eclipse Tahu. An encoder of our own, as ten fields are
-less than a dependency: the protobuf package would add 2.5 MB to a device, and these messages would
-have to be described to it in code of this length. The tests read and write them with it.
+less than a dependency: the protobuf package (7.36) takes 16 MB of memory and 1.5 MB of disk, and
+these messages would have to be described to it at the length of this. The tests compare the two.
 """
 
 from __future__ import annotations
