@@ -163,10 +163,15 @@ def keyring_of(trust: Trust, *, for_update: bool = False) -> Keyring | None:
     """Who is asked for by ``[trust]``: of served bundles, or of what an update brings.
 
     Raises:
-        InputError: A key can't be used.
+        InputError: A key can't be used, or none is trusted and one has to be.
     """
     is_required = trust.require == "always" or (for_update and trust.require == "update")
-    if not trust.keys and not is_required:
+    if not trust.keys and is_required:
+        raise InputError(
+            "an update has to be signed, and no key is trusted here",
+            hint='name public keys in edge.toml there: keys in [trust], or require = "never"',
+        )
+    if not trust.keys:
         return None
     return Keyring(read_trusted(trust.keys), is_required=is_required)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -34,6 +35,18 @@ def move(source: Path, target: Path) -> None:
         sync_folder(target.parent.parent)
     os.replace(source, target)
     sync_folder(target.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's contents, in hexadecimal; empty where it can't be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            while data := stream.read(1024 * 1024):
+                digest.update(data)
+    except OSError:
+        return ""
+    return digest.hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

@@ -22,6 +22,7 @@ from edge.settings.sparkplug import Sparkplug as Sparkplug
 from edge.settings.telemetry import MEMORY as MEMORY
 from edge.settings.telemetry import Mqtt as Mqtt
 from edge.settings.trust import Trust as Trust
+from edge.settings.update import Update as Update
 
 DEFAULT_PATH = Path("edge.toml")
 
@@ -42,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cost: Cost = Cost()
     health: Health = Health()
     trust: Trust = Trust()
+    update: Update = Update()
     models: dict[str, ModelSettings] = {}
     pipelines: Pipelines = {}
 

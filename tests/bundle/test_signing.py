@@ -252,7 +252,6 @@ def test_a_folder_holds_the_keys_of_several(tmp_path: Path, public: Path, privat
 @pytest.mark.parametrize(
     ("require", "keys", "served", "brought"),
     [
-        ("update", False, None, True),
         ("update", True, False, True),
         ("always", True, True, True),
         ("never", False, None, None),
@@ -271,6 +270,12 @@ def test_settings_say_what_has_to_be_signed(
         else:
             assert (keyring is None) == (wanted is None)
             open_bundle(bundle_path, keyring).close()
+
+
+def test_an_update_can_not_be_proven_without_keys() -> None:
+    assert keyring_of(Trust()) is None
+    with pytest.raises(InputError, match="no key is trusted"):
+        keyring_of(Trust(), for_update=True)
 
 
 def test_to_require_signatures_always_takes_keys() -> None:

@@ -1,0 +1,328 @@
+"""Updates over a real broker: by URL and in chunks, signed or not, and for whom they are."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import http.server
+import platform
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edge.bundle import open_bundle, pack, save_tensors, sign
+from edge.bundle.signing import Signer
+from edge.host import Runtime
+from edge.settings import Commands, Mqtt, Settings, Trust, Update
+from edge.telemetry import publish
+from edge.telemetry.fleet.transfer import ChunkSource, Pace
+from edge.telemetry.sender import Delivery
+
+QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=2.0)
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+SIGNER, STRANGER = Signer(KEY), Signer(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+CHUNK_BYTES = 1024
+UNSIGNED = Trust(require="never")
+
+
+@pytest.fixture
+def trust(tmp_path: Path) -> Trust:
+    path = tmp_path / "release.pem"
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    path.write_bytes(KEY.public_key().public_bytes(serialization.Encoding.PEM, form))
+    return Trust((str(path),))
+
+
+@pytest.fixture
+def make(models: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Packs another version of the model that is served."""
+
+    def make(version: str = "3", *, answer: float = 0.0, **fields: Any) -> Path:
+        with open_bundle(models / "digits" / "1.edge") as bundle:
+            manifest = msgspec.structs.replace(bundle.manifest, version=version, files=(), **fields)
+        place = tmp_path / f"parts-{version}-{answer}" / "goldens" / "0"
+        place.mkdir(parents=True, exist_ok=True)
+        save_tensors(place / "inputs.npz", {"x": np.ones((1, 3), np.float32)})
+        save_tensors(place / "expected.npz", {"y": np.full((1, 4), answer, np.float32)})
+        folder = tmp_path / "sent"
+        folder.mkdir(exist_ok=True)
+        return pack(manifest, place.parent.parent, folder / f"{version}.edge")
+
+    return make
+
+
+@pytest.fixture
+def device(broker: Any, runtime: Runtime, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts the telemetry of a device that takes updates."""
+    started: list[Any] = []
+
+    def start(trust: Trust = UNSIGNED, **update: Any) -> Any:
+        mqtt = Mqtt(broker.url, fleet="lab", device="one", outbox=str(tmp_path / "outbox"))
+        rights = Commands(update=True, activate=True)
+        settings = Settings(mqtt=mqtt, commands=rights, trust=trust, update=Update(**update))
+        started.append(publish(runtime, settings, runtime=runtime, delivery=QUICK))
+        return started[-1]
+
+    yield start
+    for publisher in started:
+        publisher.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Serves ``sent`` over HTTP."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(tmp_path / "sent"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def by_url(path: Path, site: str) -> dict[str, Any]:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    said = {"model": "digits", "version": path.stem, "sha256": digest}
+    return {**said, "url": f"{site}/{path.name}"}
+
+
+def send_chunks(operator: Any, path: Path, id_: str, **fields: Any) -> dict[str, Any]:
+    """Bring a bundle in chunks, as long as the device asks; gives the end of the command."""
+    with contextlib.closing(ChunkSource(path, CHUNK_BYTES)) as source:
+        fields = {"model": "digits", "version": path.stem, **source.fields(), **fields}
+        operator.order(f"update/{id_}", **fields)
+        pace = Pace(CHUNK_BYTES)
+        while True:
+            answer = operator.answer(f"update/{id_}", "executing", "successful", "failed")
+            if answer["status"] != "executing":
+                return dict(answer)
+            pace.heard(answer)
+            while (index := pace.next()) is not None:
+                chunk = source.chunk(index)
+                operator.send(f"cmd/update/{id_}/chunk/{index}", chunk, is_retained=False)
+
+
+def left(models: Path) -> list[str]:
+    """What lies about of updates."""
+    return sorted(path.name for path in (models / ".updates").iterdir())
+
+
+def test_an_update_from_a_url_serves(
+    device: Any, operator: Any, make: Any, site: str, runtime: Runtime, models: Path, trust: Trust
+) -> None:
+    device(trust)
+    path = sign(make(), SIGNER)
+    operator.order("update/a", **by_url(path, site))
+    answer = operator.answer("update/a")
+    assert answer["status"] == "successful", answer
+    assert answer["result"]["is_active"] is True
+    assert answer["result"]["signed_by"] == f"release ({SIGNER.fingerprint})"
+    assert runtime.status_of("digits").version == "3"
+    assert (models / "digits" / "3.edge").read_bytes() == path.read_bytes()
+    assert left(models) == []
+
+
+def test_an_update_in_chunks_waits_to_be_activated(
+    device: Any, operator: Any, make: Any, runtime: Runtime, models: Path, trust: Trust
+) -> None:
+    device(trust)
+    runtime.load_all()
+    answer = send_chunks(operator, sign(make(), SIGNER), "a", activate=False)
+    assert answer["status"] == "successful", answer
+    assert (answer["result"]["is_active"], answer["result"]["state"]) == (False, "idle")
+    assert runtime.status_of("digits").version == "2"
+    operator.order("activate/b", model="digits", version="3")
+    assert operator.answer("activate/b")["status"] == "successful"
+    assert runtime.status_of("digits").version == "3"
+    assert left(models) == []
+
+
+@pytest.mark.parametrize(
+    ("signer", "complaint"),
+    [(None, "is not signed"), (STRANGER, "is not trusted here"), ("forged", "does not fit")],
+)
+def test_what_is_not_signed_by_who_is_trusted_is_refused(
+    device: Any,
+    operator: Any,
+    make: Any,
+    site: str,
+    runtime: Runtime,
+    models: Path,
+    trust: Trust,
+    signer: Any,
+    complaint: str,
+) -> None:
+    device(trust)
+    path = make()
+    if signer == "forged":
+        path = forged(path)
+    elif signer:
+        sign(path, signer)
+    operator.order("update/a", **by_url(path, site))
+    answer = operator.answer("update/a")
+    assert answer["status"] == "failed"
+    assert complaint in answer["reason"]
+    assert runtime.versions("digits") == ["1", "2"]
+    assert not (models / "digits" / "3.edge").exists()
+    assert left(models) == []
+
+
+def forged(path: Path) -> Path:
+    """Signed in the name of the key that is trusted, by another one."""
+    document = msgspec.json.decode(STRANGER.sign(b""))
+
+    class Forger(Signer):
+        def __init__(self) -> None:
+            pass
+
+        def sign(self, manifest: bytes) -> bytes:
+            signed = msgspec.json.decode(STRANGER.sign(manifest))
+            return msgspec.json.encode({**document, **signed, "key": SIGNER.fingerprint})
+
+    return sign(path, Forger())
+
+
+def test_nothing_is_fetched_where_no_key_could_prove_it(
+    device: Any, operator: Any, make: Any, site: str, models: Path
+) -> None:
+    device(Trust())
+    operator.order("update/a", **by_url(sign(make(), SIGNER), site))
+    answer = operator.answer("update/a")
+    assert answer["status"] == "failed"
+    assert "no key" in answer["reason"]
+    assert "[trust]" in answer["hint"]
+    assert not (models / ".updates").exists()
+
+
+def test_a_bundle_for_another_device_is_refused_with_what_differs(
+    device: Any, operator: Any, make: Any, site: str, models: Path
+) -> None:
+    device()
+    other = "raspberry-pi-5" if platform.machine() == "x86_64" else "intel-n100"
+    operator.order("update/a", **by_url(make(profile=other), site))
+    answer = operator.answer("update/a")
+    assert (answer["status"], answer["kind"]) == ("failed", "unsupported")
+    assert f"this machine is {platform.machine()}" in answer["reason"]
+    assert left(models) == []
+
+
+def test_what_does_not_answer_right_leaves_the_former_in_service(
+    device: Any, operator: Any, make: Any, site: str, runtime: Runtime
+) -> None:
+    device()
+    runtime.load_all()
+    operator.order("update/a", **by_url(make(answer=5.0), site))
+    answer = operator.answer("update/a")
+    assert answer["status"] == "failed"
+    assert runtime.status_of("digits").version == "2"
+    assert runtime.status_of("digits", "3").state == "failed"
+
+
+def test_a_bundle_that_is_not_what_the_command_says_is_refused(
+    device: Any, operator: Any, make: Any, site: str, models: Path
+) -> None:
+    device()
+    path = make("3").rename(models.parent / "sent" / "4.edge")
+    operator.order("update/a", **by_url(path, site))
+    answer = operator.answer("update/a")
+    assert "holds digits 3, not digits 4" in answer["reason"]
+    operator.order("update/b", **{**by_url(path, site), "sha256": "0" * 64})
+    assert "not 0000" in operator.answer("update/b")["reason"]
+    path.write_bytes(b"no bundle")
+    operator.order("update/c", **by_url(path, site))
+    assert "this is no bundle" in operator.answer("update/c")["reason"]
+    assert left(models) == []
+
+
+def test_a_version_that_is_there_is_not_fetched_again(
+    device: Any, operator: Any, make: Any, runtime: Runtime, models: Path
+) -> None:
+    device()
+    path = shutil.copy(models / "digits" / "1.edge", models.parent / "1.edge")
+    operator.order("update/a", **by_url(Path(path), "http://127.0.0.1:1"))
+    assert operator.answer("update/a")["status"] == "successful"
+    assert runtime.status_of("digits").version == "1"
+    operator.order("update/b", **by_url(make("2", answer=1.0), "http://127.0.0.1:1"))
+    answer = operator.answer("update/b")
+    assert (answer["kind"], "other contents" in answer["reason"]) == ("invalid", True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"url": "file:///etc/passwd"},
+        {"url": ""},
+        {"transfer": {"size_bytes": 5000, "chunk_bytes": 1024}},
+        {"url": "", "transfer": {"size_bytes": 0, "chunk_bytes": 1024}},
+        {"url": "", "transfer": {"size_bytes": 5000, "chunk_bytes": 1}},
+        {"url": "", "transfer": {"size_bytes": 5000, "chunk_bytes": 1 << 40}},
+        {"url": "", "transfer": {"size_bytes": 1 << 60, "chunk_bytes": 1024}},
+        {"sha256": "../../etc/passwd"},
+        {"model": "../digits"},
+        {"version": "3/../../x"},
+        {"activate": "yes"},
+    ],
+)
+def test_a_command_that_makes_no_sense_is_refused(
+    device: Any, operator: Any, wrong: dict[str, Any]
+) -> None:
+    device()
+    said = {"model": "digits", "version": "3", "sha256": "0" * 64, "url": "http://127.0.0.1:1/x"}
+    operator.order("update/a", **{**said, **wrong})
+    answer = operator.answer("update/a")
+    assert (answer["status"], answer["kind"]) == ("failed", "invalid")
+
+
+def test_an_update_ends_when_its_topic_is_cleared(
+    device: Any, operator: Any, make: Any, site: str, models: Path
+) -> None:
+    device()
+    path = make()
+    with contextlib.closing(ChunkSource(path, CHUNK_BYTES)) as source:
+        operator.order("update/a", model="digits", version="3", **source.fields())
+    operator.answer("update/a", "executing")
+    operator.send("cmd/update/a", b"")
+    assert operator.event(id="a", kind="withdrawn")["status"] == "failed"
+    operator.order("update/b", **by_url(path, site))  # it was not stood in its way
+    assert operator.answer("update/b")["status"] == "successful"
+
+
+def test_chunks_of_no_update_are_dropped(device: Any, operator: Any, make: Any) -> None:
+    device()
+    for path in ("a/chunk/0", "/chunk/0", "a/chunk/" + "9" * 500, "a/chunk/0/0", "a/b/c"):
+        operator.send(f"cmd/update/{path}", b"x" * 5000, is_retained=False)
+    assert send_chunks(operator, make(), "a")["status"] == "successful"
+
+
+def test_files_alone_have_no_place_for_an_update(
+    broker: Any, operator: Any, models: Path, tmp_path: Path
+) -> None:
+    mqtt = Mqtt(broker.url, fleet="lab", device="one", outbox=str(tmp_path / "outbox"))
+    settings = Settings(mqtt=mqtt, commands=Commands(update=True), trust=UNSIGNED)
+    with Runtime(models / "digits" / "1.edge") as runtime:
+        publisher = publish(runtime, settings, runtime=runtime, delivery=QUICK)
+        said = {"model": "digits", "version": "3", "sha256": "0" * 64}
+        operator.order("update/a", **said, url="http://127.0.0.1:1/x")
+        answer = operator.answer("update/a")
+        publisher.close()
+    assert (answer["kind"], "only files" in answer["reason"]) == ("unsupported", True)
+
+
+def test_a_folder_that_is_not_served_takes_no_update(device: Any, operator: Any) -> None:
+    device(folder="/nowhere")
+    said = {"model": "digits", "version": "3", "sha256": "0" * 64}
+    operator.order("update/a", **said, url="http://127.0.0.1:1/x")
+    assert "/nowhere is not served" in operator.answer("update/a")["reason"]
