@@ -52,7 +52,8 @@ class ModelCost(msgspec.Struct, frozen=True):
         joules: Idle power during that time included.
         joules_each: Per inference, of those that were measured; ``above_idle_each`` is that part
             which the device would not have drawn otherwise.
-        recalled: Requests that the cache answered, and the joules that saved.
+        recalled: Requests that the cache answered, and the joules that saved at most: answering
+            them took some, too.
         per_million: Inferences, at the utilization so far: what the device draws, and wears off,
             while it waits is the models' by their time.
         per_million_full: The same if it never waited, at the same time and energy for each.
