@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -17,12 +17,17 @@ if TYPE_CHECKING:
     from edge.server.http.message import Request, Response
 
 
+# They are compared on the event loop.
+_MOST_LABELS = 1000
+_MOST_BOXES = 1000
+
+
 class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was right for a request: a class, by index or name, or all boxes."""
 
     id: str
     label: int | str | None = None
-    boxes: tuple[TrueBox, ...] | None = None
+    boxes: Annotated[tuple[TrueBox, ...], msgspec.Meta(max_length=_MOST_BOXES)] | None = None
 
     def __post_init__(self) -> None:
         if (self.label is None) == (self.boxes is None):
@@ -30,7 +35,7 @@ class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LabelsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    labels: tuple[Label, ...]
+    labels: Annotated[tuple[Label, ...], msgspec.Meta(max_length=_MOST_LABELS)]
 
 
 class Refusal(msgspec.Struct, frozen=True):

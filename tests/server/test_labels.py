@@ -124,6 +124,7 @@ def test_a_label_that_is_too_late_says_so(live: Any) -> None:
         b'{"labels": [{"id": "a", "boxes": [{"x0": "left"}]}]}',
         b"\xff\xfe",
         b'{"labels": ' + b"[" * 5000,
+        b'{"labels": [' + b",".join([b'{"id": "a", "label": 1}'] * 1001) + b"]}",
     ],
 )
 def test_what_are_no_labels_is_400(live: Any, body: bytes) -> None:

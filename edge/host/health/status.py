@@ -46,6 +46,8 @@ class Drift(msgspec.Struct, frozen=True):
 
     @property
     def why(self) -> str:
+        if self.state == "stable":
+            return f"the last {self.samples} looks are distributed like {self.reference}"
         return "; ".join(map(str, self.moved)) or self.reason
 
 
