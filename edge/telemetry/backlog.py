@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ EVENT = Kind("event", 2, commit_s=0.25, max_bytes=16 * _MIB, max_age_s=365 * _DA
 KINDS = (TELEMETRY, EVENT)
 _LENGTH_BYTES = 2  # of a topic, as in MQTT
 _DISK_TIMEOUT_S = 5.0
+DISK_RETRY_S = 60.0  # of a folder that could not be used
 
 SealGap = Callable[[dict[str, Any]], tuple[str, Envelope]]
 
@@ -41,21 +44,48 @@ class Backlog:
     ``boot`` where another run has numbered them; ``count`` is null where nobody knows.
 
     Args:
-        folder: Where messages survive; None for memory only. One that can't be used is as none.
+        folder: Where messages survive; None for memory only. One that can't be used is as none,
+            until it can.
     """
 
     def __init__(
         self, seal_gap: SealGap, folder: Path | None = None, bounds: Bounds | None = None
     ) -> None:
         self._seal_gap = seal_gap
-        self._outbox = self._open(folder, bounds or Bounds())
+        self._folder = folder
+        self._bounds = bounds or Bounds()
+        self._lock = threading.Lock()  # for who puts, while one outbox takes the place of another
+        self._dropped_before = 0
+        self._outbox = self._open()
+        self._retry_at_s = time.monotonic() + DISK_RETRY_S
         self._worker = Worker(self._outbox)
 
     def start(self) -> None:
         self._worker.start()
 
     def put(self, topic: str, envelope: Envelope, *, is_event: bool) -> None:
-        self._outbox.put(EVENT if is_event else TELEMETRY, _pack(topic, encode(envelope)))
+        with self._lock:
+            self._outbox.put(EVENT if is_event else TELEMETRY, _pack(topic, encode(envelope)))
+
+    def find_disk(self) -> None:
+        """Take a folder into use that could not be used before; with no message on its way."""
+        if self._folder is None or self._outbox.has_disk or time.monotonic() < self._retry_at_s:
+            return
+        self._retry_at_s = time.monotonic() + DISK_RETRY_S
+        try:
+            outbox = self._open_disk(self._folder)
+        except (OSError, UnavailableError):
+            return
+        log.warning("what waits for the broker is kept in %s from now on", self._folder)
+        with self._lock:
+            before, self._outbox = self._outbox, outbox
+            for record in before.drain():
+                outbox.put(EVENT if record.kind == EVENT.number else TELEMETRY, record.payload)
+        self._dropped_before = before.status().dropped_count
+        self._worker.close(_DISK_TIMEOUT_S)
+        self._worker = Worker(outbox)
+        self._worker.start()
+        outbox.begin()
 
     def begin(self) -> None:
         """A connection begins."""
@@ -86,27 +116,39 @@ class Backlog:
     def acknowledge(self, number: int) -> None:
         self._outbox.acknowledge(number)
 
+    def give_up(self, message: Message, reason: str, detail: str) -> None:
+        """A message that was taken will never arrive: that is told as a gap."""
+        payload = _pack(message.topic, message.payload)
+        self._outbox.give_up(Record(message.number, 0, 0, payload), reason, detail)
+
     def commit(self) -> bool:
         """Write all that waits in memory; whether all of it is safe now. Waits for the disk."""
         return self._outbox.commit()
 
     def status(self) -> Status:
-        return self._outbox.status()
+        status = self._outbox.status()
+        dropped_count = status.dropped_count + self._dropped_before
+        return msgspec.structs.replace(status, dropped_count=dropped_count)
 
     def close(self) -> None:
         """Write what still waits, if there is a disk."""
         self._worker.close(_DISK_TIMEOUT_S)
 
-    def _open(self, folder: Path | None, bounds: Bounds) -> Outbox:
-        files = None
+    def _open(self) -> Outbox:
         try:
-            files = DiskFiles(folder) if folder else None
-            return Outbox(files, KINDS, self._describe, bounds)
+            if self._folder is not None:
+                return self._open_disk(self._folder)
         except (OSError, UnavailableError) as error:
             log.warning("what waits for the broker is kept in memory only: %s", error)
-        if files:
+        return Outbox(None, KINDS, self._describe, self._bounds)
+
+    def _open_disk(self, folder: Path) -> Outbox:
+        files = DiskFiles(folder)
+        try:
+            return Outbox(files, KINDS, self._describe, self._bounds)
+        except OSError:
             files.release()
-        return Outbox(None, KINDS, self._describe, bounds)
+            raise
 
     def _describe(self, gap: Gap) -> bytes:
         first, last = _envelope_of(gap.first), _envelope_of(gap.last)

@@ -105,6 +105,7 @@ class Link:
         self._timeout_s = timeout_s
         self._deadline_s = 0.0
         self._waker = waker
+        self._version = version
         self._selector = selectors.DefaultSelector()
         self._client = self._make_client(client_id, will, version)
 
@@ -162,6 +163,12 @@ class Link:
     def send(self, topic: str, payload: bytes, *, is_retained: bool, qos: int = QOS) -> int:
         """Hand a message over and return its number, which ``acknowledged`` will give back."""
         return self._client.publish(topic, payload, qos, is_retained).mid
+
+    def packet_bytes(self, topic: str, payload: bytes) -> int:
+        """The size of a message of QoS 1 as MQTT counts it for ``max_packet_bytes``."""
+        properties = 1 if self._version == "5" else 0  # the length of none
+        size = 2 + len(topic.encode()) + 2 + properties + len(payload)
+        return 1 + -(-size.bit_length() // 7) + size
 
     def acknowledged(self) -> list[int]:
         """Numbers of the messages that the broker has taken since the last call.

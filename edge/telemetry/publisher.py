@@ -177,8 +177,9 @@ def publish(
         keepalive_s=mqtt.keepalive_s,
         version=mqtt.version,
         folder=_outbox_folder(mqtt),
+        clock=default_state() / "clock",
     )
-    sender = Sender(brokers_of(mqtt)[0], topics, delivery)
+    sender = Sender(brokers_of(mqtt), topics, delivery)
     sensors = device_sensors(Path(settings.power.root))
     told = reporters(Subject(source, sensors, sender.backlog, settings))
     told_as = formats(Outlet(sender, topics, settings, delivery.folder))

@@ -1,22 +1,28 @@
-"""Carries messages to the broker on a thread of its own, and outlives the broker."""
+"""Carries messages to a broker on a thread of its own, and outlives the broker."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from edge.telemetry.address import BrokerAddress
-from edge.telemetry.backlog import Backlog, Message
+from edge.telemetry.backlog import Backlog
 from edge.telemetry.backoff import Backoff
+from edge.telemetry.clock_floor import ClockFloor
+from edge.telemetry.conversation import Conversation
 from edge.telemetry.envelope import Envelope, Sealer, encode
 from edge.telemetry.link import CONNECT_TIMEOUT_S, Link, Received, Version, Waker, Will
 from edge.telemetry.outbox import Bounds
+from edge.telemetry.retained import Retained, Value
+from edge.telemetry.rotation import Rotation
+from edge.telemetry.scout import Scout
+from edge.telemetry.suspect import Suspect
 from edge.telemetry.topics import Topics, matches
 
 log = logging.getLogger(__name__)
@@ -25,13 +31,16 @@ Handler = Callable[[Received], None]
 
 _TICK_S = 1.0  # paho looks after keepalive and lost connections this often
 _DRAIN_TICK_S = 0.1  # while history goes by its rate
+_CLOCK_WAIT_S = 5.0  # until a clock that was wrong is looked at again
 
 
 class Delivery(msgspec.Struct, frozen=True):
     """How hard to try.
 
     ``window`` messages at most wait for the broker's answer at one time. Those that wait for a
-    connection are in ``folder``, if there is one, within ``bounds``.
+    connection are in ``folder``, if there is one, within ``bounds``. While another broker than the
+    first serves, it is looked every ``look_back_s`` whether a better one is back. ``clock`` is
+    the file that keeps the time for TLS.
     """
 
     first_wait_s: float = 1.0
@@ -42,6 +51,21 @@ class Delivery(msgspec.Struct, frozen=True):
     version: Version = "3.1.1"
     folder: Path | None = None
     bounds: Bounds = Bounds()
+    look_back_s: float = 300.0
+    clock: Path | None = None
+
+
+class ConnectionStatus(msgspec.Struct, frozen=True):
+    """``state``: ``connecting``, ``connected``, ``unreachable``, ``refused`` or ``closed``.
+
+    ``broker`` is that of the connection, or the one that is tried. ``count`` connections were made.
+    """
+
+    state: str
+    reason: str
+    broker: str
+    count: int
+    in_flight_count: int
 
 
 class Sender:
@@ -49,35 +73,55 @@ class Sender:
 
     Of a retained topic only the newest value counts: it is sent on change and again after each
     reconnect, and is made anew by the next run. All else waits in a backlog, also over restarts,
-    until the broker says that it has it. Nothing here blocks the caller.
+    until a broker says that it has it. Nothing here blocks the caller.
+
+    Of several brokers the first that accepts us gets all. From another than the first it goes
+    back, between two messages, once the first accepts us again.
     """
 
-    def __init__(self, address: BrokerAddress, topics: Topics, delivery: Delivery) -> None:
+    def __init__(
+        self, brokers: BrokerAddress | Sequence[BrokerAddress], topics: Topics, delivery: Delivery
+    ) -> None:
         self.state = "connecting"
         self.reason = ""
         self._sealer = Sealer()
         self.backlog = Backlog(self._seal_gap, delivery.folder, delivery.bounds)
-        self._address = address
+        brokers = (brokers,) if isinstance(brokers, BrokerAddress) else tuple(brokers)
+        backoff = Backoff(delivery.first_wait_s, delivery.longest_wait_s)
+        self._rotation = Rotation(brokers, backoff)
         self._topics = topics
         self._delivery = delivery
         self._handlers: dict[str, Handler] = {}
-        self._retained: dict[str, dict[str, Any] | bytes] = {}
-        self._unsent: dict[str, None] = {}  # retained topics, in the order of their change
-        self._in_flight: dict[int, Message] = {}
+        self._retained = Retained(self._sealer)
+        self._suspect = Suspect()
+        self._conversation: Conversation | None = None
+        self._connection_count = 0
+        self._heard_by: BrokerAddress | None = None
         self._will: Envelope | None = None
         self._will_seq = 0
-        self._has_been_rejected = False
+        self._floor = ClockFloor(delivery.clock)
+        self._moving_to: int | None = None
         self._closing_s: float | None = None
         self._hold_history_s = 0.0
-        self._has_said_goodbye = False
-        self._lock = threading.Lock()
+        self._noted = ("connecting", "")
         self._sealing = threading.Lock()
         self._waker = Waker()
+        self._scout = Scout(self._new_link, delivery.look_back_s, self._waker.wake)
         self._thread = threading.Thread(target=self._run, name="edge-mqtt", daemon=True)
 
     def start(self) -> None:
         self.backlog.start()
         self._thread.start()
+
+    def status(self) -> ConnectionStatus:
+        conversation = self._conversation
+        return ConnectionStatus(
+            state=self.state,
+            reason=self.reason,
+            broker=str(self._rotation.current),
+            count=self._connection_count,
+            in_flight_count=len(conversation.in_flight) if conversation else 0,
+        )
 
     def send(self, topic: str, metrics: dict[str, Any], *, is_event: bool = False) -> None:
         """Stamp and queue a message."""
@@ -92,29 +136,21 @@ class Sender:
         """
         self._handlers[pattern] = handler
 
-    def retain(self, topic: str, value: dict[str, Any] | bytes) -> None:
+    def retain(self, topic: str, value: Value) -> None:
         """Set what the broker is to keep under ``topic``; the same value again sends nothing.
 
         Bytes go as they are, without an envelope; empty ones make the broker forget the topic.
         """
-        with self._lock:
-            if self._retained.get(topic) == value:
-                return
-            self._retained[topic] = value
-            self._unsent[topic] = None
-        self._waker.wake()
+        if self._retained.set(topic, value):
+            self._waker.wake()
 
     def release(self, topic: str) -> None:
         """Send what was retained there no more; the broker keeps what it has."""
-        with self._lock:
-            self._retained.pop(topic, None)
-            self._unsent.pop(topic, None)
+        self._retained.release(topic)
 
     def repeat(self, topic: str) -> None:
         """Send once more what is retained under ``topic``, if anything is."""
-        with self._lock:
-            if topic in self._retained:
-                self._unsent[topic] = None
+        self._retained.repeat(topic)
         self._waker.wake()
 
     def close(self, timeout_s: float) -> None:
@@ -131,66 +167,98 @@ class Sender:
         self.backlog.close()
 
     def _run(self) -> None:
-        delivery = self._delivery
-        backoff = Backoff(delivery.first_wait_s, delivery.longest_wait_s)
         while self._closing_s is None:
-            link = self._new_link()
-            began_s = time.monotonic()
-            self._serve(link)
+            address = self._rotation.current
+            objection = self._floor.objection() if address.tls else ""
+            link = self._new_link(address, self._new_will())
+            if objection:
+                link.abort(objection)
+            else:
+                self._serve(link)
             if self._closing_s is None:
-                self._note("refused" if link.state == "refused" else "unreachable", link.reason)
-                backoff.lasted(time.monotonic() - began_s)
-                self._wait(backoff.next_s())
+                self._look_further(link, is_soon=bool(objection))
         self.state = "closed"
 
-    def _new_link(self) -> Link:
+    def _look_further(self, link: Link, *, is_soon: bool) -> None:
+        """What to do after the end of a connection: another broker, or a wait."""
+        if self._moving_to is not None:
+            self._rotation.move_to(self._moving_to)
+            self._moving_to = None
+            self.state = "connecting"
+            return
+        held_s = 0.0 if link.connected_at_s is None else time.monotonic() - link.connected_at_s
+        wait_s = self._rotation.ended(link.reason, held_s)
+        if wait_s:
+            state = "refused" if link.state == "refused" else "unreachable"
+            self._note(state, self._rotation.why())
+            self._wait(min(wait_s, _CLOCK_WAIT_S) if is_soon else wait_s)
+        elif self.state == "connected":
+            self.state = "connecting"
+
+    def _new_link(self, address: BrokerAddress, will: Will | None = None) -> Link:
         return Link(
-            self._address,
+            address,
             # The same at each start, so that the broker ends a dead connection of ours at once,
             # and its will does not come long after we are back.
             client_id=self._topics.client_id,
-            will=self._new_will(),
+            will=will,
             keepalive_s=self._delivery.keepalive_s,
             timeout_s=self._delivery.timeout_s,
-            waker=self._waker,
+            waker=self._waker if will else None,
             version=self._delivery.version,
         )
 
     def _serve(self, link: Link) -> None:
+        self._conversation = Conversation(
+            link, self._topics, self.backlog, self._retained, self._suspect
+        )
         try:
             link.open()
-            self._talk(link)
+            self._talk(link, self._conversation)
         except Exception as error:  # a defect costs a connection and a message, not the telemetry
             log.exception("telemetry failed, and will connect again")
             link.abort(f"{type(error).__name__}: {error}")
-        self.backlog.end()
-        self._in_flight.clear()
+        self._conversation.end()
+        self.backlog.find_disk()
 
-    def _talk(self, link: Link) -> None:
+    def _talk(self, link: Link, conversation: Conversation) -> None:
         while link.is_open:
             if link.state == "connected":
                 if self.state != "connected":
-                    self._begin()
-                    if self._handlers:
-                        link.subscribe(*self._handlers)
-                self._hand_over(link)
-            if self._closing_s is not None and self._close_when_done(link, self._closing_s):
+                    self._begin(link, conversation)
+                if self._moving_to is None:
+                    conversation.hand_over(self._delivery.window)
+                    self._look_around(conversation)
+                elif conversation.leave("moved to another broker"):
+                    break
+            if self._closing_s is not None and self._close_when_done(link, conversation):
                 break
             link.step(self._tick_s())
-            self._settle(link)
+            conversation.settle()
             while link.received:
                 self._dispatch(link.received.popleft())
 
-    def _settle(self, link: Link) -> None:
-        for number in link.acknowledged():
-            message = self._in_flight.pop(number, None)
-            if message is not None and message.number:
-                self.backlog.acknowledge(message.number)
-        for number, reason in link.rejected():  # it stays, and goes again with the next connection
-            message = self._in_flight.pop(number, None)
-            if message is not None and not self._has_been_rejected:
-                self._has_been_rejected = True
-                log.warning("the broker refused a message to %s: %s", message.topic, reason)
+    def _begin(self, link: Link, conversation: Conversation) -> None:
+        if self._heard_by != link.address:
+            self._heard_by = link.address
+            self._retained.forgive()
+            self._suspect.forget()
+        if self._will is not None:
+            self._will_seq, self._will = self._will.seq, None
+        self._connection_count += 1
+        self._note("connected", "")
+        self._scout.begin()
+        conversation.begin(self._will_seq)
+        if self._handlers:
+            link.subscribe(*self._handlers)
+
+    def _look_around(self, conversation: Conversation) -> None:
+        """What can wait for a connection that is well."""
+        if self._rotation.current.tls:
+            self._floor.keep()
+        if not conversation.in_flight:
+            self.backlog.find_disk()
+        self._moving_to = self._scout.better(self._rotation.brokers[: self._rotation.place])
 
     def _dispatch(self, received: Received) -> None:
         """A handler that fails costs its message and no connection."""
@@ -201,65 +269,16 @@ class Sender:
                 except Exception:
                     log.exception("a message to %s could not be handled", received.topic)
 
-    def _begin(self) -> None:
-        self.backlog.begin()
-        if self._will is not None:
-            self._will_seq, self._will = self._will.seq, None
-        self._note("connected", "")
-        with self._lock:
-            self._unsent = {self._topics.status: None, **dict.fromkeys(self._retained)}
-
-    def _hand_over(self, link: Link) -> None:
-        while len(self._in_flight) < self._delivery.window and link.is_open:
-            if retained := self._next_retained():
-                self._send(link, retained, is_retained=True)
-            elif message := self.backlog.take():
-                self._send(link, message)
-            else:
-                return
-
-    def _send(self, link: Link, message: Message, *, is_retained: bool = False) -> None:
-        try:
-            number = link.send(message.topic, message.payload, is_retained=is_retained)
-        except Exception:  # no connection would take it, and it would hold up all others
-            if message.number:
-                self.backlog.acknowledge(message.number)
-            raise
-        self._in_flight[number] = message
-
-    def _next_retained(self) -> Message | None:
-        with self._lock:
-            if not self._unsent:
-                return None
-            topic = next(iter(self._unsent))
-            del self._unsent[topic]
-            value = self._retained.get(topic, {})
-        if isinstance(value, bytes):
-            return Message(topic, value)
-        if topic == self._topics.status:
-            value = {"state": "online", "will_seq": self._will_seq}
-        return self._retained_message(topic, value)
-
-    def _close_when_done(self, link: Link, deadline_s: float) -> bool:
+    def _close_when_done(self, link: Link, conversation: Conversation) -> bool:
         """Whether it is time to go: all is delivered, or the time is up."""
-        if time.monotonic() >= deadline_s:
+        if self._closing_s is None or time.monotonic() >= self._closing_s:
             link.abort()
             return True
         if self.backlog.status().is_durable and time.monotonic() >= self._hold_history_s:
             self.backlog.hold_history()
-        if link.state != "connected" or self._in_flight or self._unsent or self.backlog.has_history:
+        if self._retained.has_unsent or self.backlog.has_history:
             return False
-        if self._has_said_goodbye:
-            link.disconnect()
-            return True
-        self._has_said_goodbye = True
-        offline = {"state": "offline", "reason": "closed"}
-        goodbye = self._retained_message(self._topics.status, offline)
-        self._send(link, goodbye, is_retained=True)
-        return False
-
-    def _retained_message(self, topic: str, metrics: dict[str, Any]) -> Message:
-        return Message(topic, encode(self._sealer.seal(metrics)))
+        return conversation.leave("closed")
 
     def _new_will(self) -> Will:
         """A will for the next connection, with a number of its own.
@@ -272,7 +291,7 @@ class Sender:
         return Will(self._topics.status, encode(self._will))
 
     def _seal_gap(self, metrics: dict[str, Any]) -> tuple[str, Envelope]:
-        return self._topics.of("event", "gap"), self._sealer.seal(metrics)
+        return self._topics.gap, self._sealer.seal(metrics)
 
     def _tick_s(self) -> float:
         tick_s = _DRAIN_TICK_S if self.backlog.has_history else _TICK_S
@@ -286,13 +305,19 @@ class Sender:
             self._waker.wait(left_s)
 
     def _note(self, state: str, reason: str) -> None:
-        """Log a change of state, not each try."""
-        before, self.state, self.reason = self.state, state, reason
-        if before == state:
+        """Log a change of state or broker, not each try."""
+        broker = str(self._rotation.current) if state == "connected" else ""
+        before, self._noted = self._noted, (state, broker)
+        self.state, self.reason = state, reason
+        if before == self._noted:
             return
         if state != "connected":
-            log.warning("no telemetry: broker %s is %s: %s", self._address, state, reason)
-        elif before == "connecting":
-            log.info("telemetry goes to %s", self._address)
+            who = ", ".join(map(str, self._rotation.brokers))
+            log.warning("no telemetry: broker %s is %s: %s", who, state, reason)
+        elif self._rotation.place:
+            why = self._rotation.why(self._rotation.place)
+            log.warning("telemetry goes to %s, as another is not there: %s", broker, why)
+        elif before[0] == "connecting":
+            log.info("telemetry goes to %s", broker)
         else:
-            log.warning("telemetry goes to %s again", self._address)
+            log.warning("telemetry goes to %s again", broker)

@@ -33,6 +33,11 @@ class Topics(msgspec.Struct, frozen=True):
         return self.of("status")
 
     @property
+    def gap(self) -> str:
+        """Where it is told what was lost."""
+        return self.of("event", "gap")
+
+    @property
     def client_id(self) -> str:
         return f"edge/{self.fleet}/{self.device}"
 

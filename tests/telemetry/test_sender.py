@@ -265,7 +265,7 @@ def test_broker_that_stops_answering_is_left_and_nothing_is_lost(
     eventually(lambda: sender.state == "connected", "the greeting")
     for number in range(20):
         sender.send(_topic(number), {"number": number})
-    eventually(lambda: len(sender._in_flight) == 4, "the window to fill")
+    eventually(lambda: sender.status().in_flight_count == 4, "the window to fill")
     eventually(lambda: len(server.connections) >= 2, "the silence to be noticed")
     sender.close(0.2)
     assert sender.state == "closed"
@@ -351,6 +351,9 @@ class Picky:
             packet, data = data[start : start + length], data[start + length :]
             if packet[2:6] == b"MQTT":
                 answers += b"\x20\x03\0\0\0"
+            elif b"/status" in packet:
+                end = 2 + int.from_bytes(packet[:2], "big")
+                answers += b"\x40\x03" + packet[end : end + 2] + b"\0"
             elif b"tele/" in packet:
                 answers += b"\x40\x03" + self._answer(packet)
         return answers

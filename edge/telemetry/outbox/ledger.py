@@ -41,7 +41,8 @@ class Gap(msgspec.Struct, frozen=True):
 
     ``count`` is None where nobody knows. ``reason``: ``memory``, ``bytes``, ``age``, ``disk``
     (they were given up), ``damaged`` (they can't be read; ``first`` and ``last`` are the intact
-    neighbours) or ``cursor`` (nothing is lost, but some may come twice).
+    neighbours) or ``cursor`` (nothing is lost, but some may come twice); or what the user of an
+    outbox gives as a reason to give one up.
     """
 
     reason: str

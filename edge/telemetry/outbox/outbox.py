@@ -65,6 +65,10 @@ class Outbox:
         self._writer = Writer(self._ledger, files) if files else None
         self._lanes = Lanes(self._ledger, self._writer)
 
+    @property
+    def has_disk(self) -> bool:
+        return self._writer is not None
+
     def put(self, kind: Kind, payload: bytes) -> int:
         """Take a message over; returns its number.
 
@@ -105,6 +109,21 @@ class Outbox:
         with self._ledger.lock:
             self._ledger.acknowledge(seq)
         self._changed()
+
+    def give_up(self, record: Record, reason: str, detail: str) -> None:
+        """A message that was taken will never arrive: that is told as a gap."""
+        with self._ledger.lock:
+            self._ledger.acknowledge(record.seq)
+            self._ledger.note_gap(Gap(reason, 1, record, record, detail))
+        self._changed()
+
+    def drain(self) -> list[Record]:
+        """All that is in memory only, in order, for another outbox to keep instead of this one."""
+        ledger = self._ledger
+        with ledger.lock:
+            ledger.tell_gaps()
+            records = [record for kind in ledger.kinds for record in ledger.tail.unwritten(kind)]
+        return sorted(records, key=lambda record: record.seq)
 
     def commit(self) -> bool:
         """Write all that waits in memory; whether all of it is safe now."""
