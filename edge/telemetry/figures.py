@@ -96,10 +96,13 @@ class Figures:
         yield from _walk(report, "", group, plain)
         rows = {str(row["name"]): row for row in self._rows(report)}
         for model, row in rows.items():
-            numbers = {
-                key: value for key, value in row.items() if not isinstance(value, str | bool)
-            }
-            yield from _walk(report, model, "" if group == "model" else group, numbers)
+            told = {key: value for key, value in row.items() if key not in ("name", "version")}
+            if group != "model":
+                yield from _walk(report, model, group, told)
+                continue
+            # Which engine and precision it has is told with its state, as texts and truths.
+            numbers = {key: one for key, one in told.items() if not isinstance(one, str | bool)}
+            yield from _walk(report, model, "", numbers)
 
     def _rows(self, report: Report) -> Iterator[Mapping[str, Any]]:
         """Those of the versions that serve, each the last of its model."""

@@ -62,6 +62,7 @@ def test_the_device_and_its_models_are_told_apart() -> None:
             Report(("tele", "device"), {"cpu_percent": 1.0, "temperature_celsius": {"cpu": 50.0}}),
             DIGITS,
             Report(("tele", "model"), {"window_s": 5.0, "models": [row]}),
+            Report(("tele", "health"), {"models": [{**row, "drift": "stable"}]}),
             Report(("event", "power"), {"to": "rate"}, "event"),
         ]
     )
@@ -73,6 +74,9 @@ def test_the_device_and_its_models_are_told_apart() -> None:
         ("digits", "version"): "2",
         ("digits", "state"): "ready",
         ("digits", "success_count"): 3,
+        ("digits", "health/success_count"): 3,
+        ("digits", "health/engine"): "null",
+        ("digits", "health/drift"): "stable",
     }
     assert _of(figures, "success_count", "digits").is_of_row
     assert not _of(figures, "state", "digits").is_of_row

@@ -37,7 +37,7 @@ _SHOWN = {  # x is the value, ``this`` the sensor; an empty state is ignored, bu
     "truth": "'' if value_json.hist else none if x is none else 'ON' if x else 'OFF'",
     "time": "none if value_json.hist or x is none else (x / 1000) | as_datetime",
 }
-_MAIN_TEXTS = ("state", "throttle", "power_level")
+_MAIN_TEXTS = ("state", "throttle", "power_level", "drift")
 
 
 class _Retained(msgspec.Struct):
@@ -64,6 +64,8 @@ class HomeAssistantFormat:
         self._topics = outlet.topics
         self._figures = Figures()
         self._info: Metrics = {}
+        self._told: object = None
+        self._earlier = 0
         self._platforms: dict[str, str] = {}
         """Component -> platform, of all that were ever told."""
         self._lock = threading.Lock()
@@ -85,6 +87,10 @@ class HomeAssistantFormat:
         figures = [figure for figure in self._figures if figure.path != _UNTOLD]
         if not any(figure.path == ("tele", "device") for figure in figures):
             return  # the first sample comes within a second, and the sensors with it
+        told = ([(one.model, one.name, one.path, one.quantity) for one in figures], self._info)
+        if (told, self._figures.versions, self._earlier) == self._told:
+            return  # and save the work, which is done about once a second
+        self._told = (told, dict(self._figures.versions), self._earlier)
         components = {
             _component_id(figure): _component(figure, self._figures, self._topics)
             for figure in figures
@@ -116,6 +122,7 @@ class HomeAssistantFormat:
         with self._lock:
             for name, component in earlier.cmps.items():
                 self._platforms.setdefault(name, str(component.get("p", "sensor")))
+            self._earlier = len(self._platforms)
 
     def _greet(self, received: Received) -> None:
         """Home Assistant has come up, and asks devices to introduce themselves again."""
