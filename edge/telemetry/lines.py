@@ -53,6 +53,8 @@ def _summary(arrival: Arrival) -> Iterator[str]:
     elif arrival.path == "tele/model":
         for sample in tables(metrics.get("models")):
             yield " ".join(_model_figures(sample))
+    elif arrival.path in ("cost", "tele/cost"):
+        yield from _cost_figures(metrics)
     elif kind == "event" and "to" in metrics and "name" in metrics:
         yield f"{metrics['name']} {metrics.get('from')} → {metrics['to']}"
         yield from _texts(metrics, "why")
@@ -89,6 +91,18 @@ def _model_figures(sample: Metrics) -> Iterator[str]:
         yield f"p50 {figure(latency.get('p50'), 3)} ms p99 {figure(latency.get('p99'), 3)} ms"
     if sample.get("failure_count"):
         yield f"{sample['failure_count']} errors"
+
+
+def _cost_figures(metrics: Metrics) -> Iterator[str]:
+    joules = number(metrics.get("energy_joules"))
+    if joules is None:
+        yield "no energy known"
+    else:
+        yield f"{joules:,.0f} J in {number(metrics.get('metered_s')) or 0.0:,.0f} s"
+    for row in tables(metrics.get("models")):
+        each = number(row.get("joules_per_inference"))
+        if each is not None:
+            yield f"{row.get('name', '?')} {each:.3g} J each"
 
 
 def about(info: Metrics) -> Iterator[str]:

@@ -11,12 +11,13 @@ import pytest
 
 from edge.core.errors import SettingsError
 from edge.host import ModelStatus, Strain
-from edge.sensors import device_sensors
+from edge.sensors import Reading, device_sensors
 from edge.settings import Mqtt, Settings
 from edge.telemetry.backlog import Backlog
 from edge.telemetry.formats import Outlet, formats
 from edge.telemetry.publisher import Publisher
 from edge.telemetry.reports import Report, Subject, reporters
+from edge.telemetry.reports.device import DeviceReporter
 from edge.telemetry.topics import Topics
 
 FAKES = Path(__file__).parent.parent / "fakes"
@@ -93,6 +94,20 @@ def test_the_device_is_told_of_when_it_is_due_and_not_before() -> None:
     assert device["memory_total_bytes"] == 8245920 * 1024
     assert device["power_level"] == "free"
     assert device["outbox_is_durable"] is False
+
+
+def test_sensors_that_the_runtime_reads_are_not_read_again() -> None:
+    class Unread:
+        def read(self) -> Reading:
+            raise AssertionError
+
+    source = Nothing()
+    source.strain = Strain(reading=Reading(total_watts=7.5))
+    subject = msgspec.structs.replace(_subject(), source=source, sensors=Unread())
+    reporter = DeviceReporter(subject)
+    assert list(reporter.look(0, is_due=False)) == []
+    (report,) = reporter.look(1, is_due=True)
+    assert report.metrics == {"power_total_watts": 7.5}
 
 
 def test_telemetry_of_one_path_is_one_message() -> None:
