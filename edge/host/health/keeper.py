@@ -111,7 +111,9 @@ class HealthKeeper:
                 )
 
     def _latency_of(self, key: Key) -> LatencyWatch:
-        return self._latencies.setdefault(key, LatencyWatch(self._settings))
+        if key not in self._latencies:
+            self._latencies[key] = LatencyWatch(self._settings)
+        return self._latencies[key]
 
     def _run(self) -> None:
         while not self._closing.wait(LOOK_S):

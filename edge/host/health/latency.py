@@ -41,6 +41,10 @@ class _Reference(msgspec.Struct, frozen=True):
     kind: Literal["bundle", "here"]
     reason: str
 
+    def holds(self, status: ModelStatus) -> bool:
+        """The bundle knows of single inferences only; batches may come later."""
+        return self.kind == "here" or _is_single(status)
+
 
 class LatencyWatch:
     """Looks at one model's own counters now and then: requests pay nothing for it."""
@@ -83,6 +87,8 @@ class LatencyWatch:
             return
         else:
             window = histogram.since(begun)
+            if self._reference is not None and not self._reference.holds(status):
+                self._begin_anew(status)
             if self._reference is None and variant is not None:
                 self._reference = _from_bundle(variant, status) or self._from_here(window)
             hints = tuple(_hints(status, statuses, self._before, strain, now_s - self._begun_s))
@@ -157,13 +163,17 @@ class LatencyWatch:
 def _from_bundle(variant: Variant, status: ModelStatus) -> _Reference | None:
     """What was measured at conversion, one inference after the other, on a machine like this."""
     measured: Measured | None = variant.latency_ms
-    statistics = status.statistics
-    if measured is None or not measured.p50 or statistics is None:
+    if measured is None or not measured.p50 or not _is_single(status):
         return None
-    is_alone = status.worker is None and set(statistics.batches) <= {1}
-    if not is_alone or not variant.measured_on.startswith(f"{machine()}, {status.engine} "):
+    if not variant.measured_on.startswith(f"{machine()}, {status.engine} "):
         return None
     return _Reference(measured.p50, measured.p99, "bundle", variant.measured_on)
+
+
+def _is_single(status: ModelStatus) -> bool:
+    """Whether each inference so far was one request, in this process."""
+    statistics = status.statistics
+    return status.worker is None and statistics is not None and set(statistics.batches) <= {1}
 
 
 def _hints(

@@ -97,6 +97,14 @@ def test_batches_are_not_held_against_single_inferences() -> None:
     assert bench.run(2.0).reference == ""
 
 
+def test_batches_that_come_later_end_the_comparison_with_the_bundle() -> None:
+    bench = Bench(HERE)
+    assert bench.run(2.0).reference == "bundle"
+    bench.statistics.batch(4, 1_000_000)
+    assert bench.run(9.0, windows=2).state == "gathering"
+    assert bench.run(9.0).reference == "here"
+
+
 def test_it_is_slow_once_it_was_for_long_enough_and_back_likewise() -> None:
     bench = Bench(HERE)
     assert bench.run(2.0, windows=3).state == "normal"
