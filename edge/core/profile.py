@@ -127,12 +127,22 @@ class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Flash(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the vendor's flashing ``tool`` calls the board, and where the system can go."""
+    """What the vendor's flashing ``tool`` calls the board, and where the system can go.
+
+    ``module`` is the board number and SKU of the module on it, ``usb`` the product that it is on
+    USB while it is in recovery mode.
+    """
 
     tool: Literal["", "l4t", "virtual"] = ""
     board: str = ""
+    module: str = ""
+    usb: str = ""
     storage: tuple[str, ...] = ()
-    image: str = ""
+
+    @property
+    def has_internal(self) -> bool:
+        """Whether there is storage for a system on the board itself."""
+        return "internal" in self.storage
 
 
 class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

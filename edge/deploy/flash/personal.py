@@ -17,6 +17,11 @@ DEFAULT_HOSTNAME = f"edge-{SERIAL}"
 _PROGRAMS = Path(__file__).parent / "first_boot"
 _HOSTNAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+_NETWORKS = {
+    ".nmconnection": ("/etc/NetworkManager/system-connections", 0o600),  # else it is ignored
+    ".network": ("/etc/systemd/network", 0o644),
+}
+_SECRET = re.compile(r"(?im)^\s*(psk|password|wep-key\d|private-key|secret)\s*=\s*\S")
 _KEY = re.compile(r"(?:ssh-(?:ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+) [A-Za-z0-9+/=]+(?: [^\n]*)?")
 
 
@@ -24,7 +29,9 @@ class Personal(msgspec.Struct, frozen=True):
     """``hostname`` may hold ``{serial}``, which each board replaces by its own.
 
     ``user`` may log in with one of ``ssh_keys`` (public ones, a line each), has no password and may
-    become root; empty for none. ``environment`` is for the service: EDGE_* variables.
+    become root; empty for none. ``environment`` is for the service: EDGE_* variables. ``network``
+    is what NetworkManager (``.nmconnection``) or systemd-networkd (``.network``) reads, by name, and
+    ``trusted`` are public keys of who may sign bundles.
 
     Raises:
         InputError: A name or a key is none.
@@ -34,6 +41,8 @@ class Personal(msgspec.Struct, frozen=True):
     user: str = ""
     ssh_keys: tuple[str, ...] = ()
     environment: dict[str, str] = {}
+    network: dict[str, str] = {}
+    trusted: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         if not _HOSTNAME.fullmatch(self.hostname.replace(SERIAL, "0")):
@@ -53,6 +62,22 @@ class Personal(msgspec.Struct, frozen=True):
                 raise InputError(
                     "that is no public SSH key", hint="it is the file whose name ends in .pub"
                 )
+        for name, text in self.trusted.items():
+            if "PRIVATE" in text or not name.endswith((".pub", ".pem")):
+                raise InputError(
+                    f"{name} is no public key", hint="its name ends in .pub or .pem: edge sign"
+                )
+        for name, text in self.network.items():
+            if Path(name).suffix not in _NETWORKS:
+                raise InputError(
+                    f"{name} is no description of a network",
+                    hint=f"its name ends in {' or '.join(_NETWORKS)}",
+                )
+            if _SECRET.search(text):
+                raise InputError(
+                    f"{name} holds a password, and an image must not: others get it as well",
+                    hint="connect the first time by cable, and set it on the device",
+                )
 
 
 def personal_files(personal: Personal, layout: Layout | None = None) -> list[Placed]:
@@ -68,9 +93,19 @@ def personal_files(personal: Personal, layout: Layout | None = None) -> list[Pla
             Placed(f"{kept}/authorized_keys", keys.encode()),
             Placed("/etc/sudoers.d/edge", rule.encode(), 0o440),
         ]
-    if personal.environment:
-        lines = "".join(f"{name}={value}\n" for name, value in sorted(personal.environment.items()))
+    environment = dict(personal.environment)
+    if personal.trusted:
+        keys_folder = f"{layout.etc}/keys"
+        files += [Placed(f"{keys_folder}/{n}", t.encode()) for n, t in personal.trusted.items()]
+        environment["EDGE_TRUST_KEYS"] = keys_folder
+    if environment:
+        lines = "".join(f"{name}={value}\n" for name, value in sorted(environment.items()))
         files.append(Placed(layout.environment, lines.encode(), 0o600))
+    files += [
+        Placed(f"{folder}/{name}", text.encode(), mode)
+        for name, text in personal.network.items()
+        for folder, mode in [_NETWORKS[Path(name).suffix]]
+    ]
     programs = [
         Placed(f"{layout.first_boot_programs}/{path.name}", path.read_bytes(), 0o755)
         for path in sorted(_PROGRAMS.iterdir())

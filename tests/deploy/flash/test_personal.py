@@ -35,6 +35,20 @@ def test_environment_is_for_the_service_alone() -> None:
     assert (placed.contents, placed.mode) == (b"EDGE_MQTT_URL=mqtts://b\n", 0o600)
 
 
+def test_networks_go_to_the_program_that_reads_them() -> None:
+    files = _files(Personal(network={"lan.network": "[Match]\n", "lan.nmconnection": "[ipv4]\n"}))
+    assert files["/etc/systemd/network/lan.network"].mode == 0o644
+    connection = "/etc/NetworkManager/system-connections/lan.nmconnection"
+    assert files[connection].mode == 0o600
+
+
+def test_trusted_keys_are_named_to_the_service() -> None:
+    files = _files(Personal(trusted={"fleet.pub": KEY}, environment={"EDGE_MQTT_FLEET": "a"}))
+    assert files["/etc/edge/keys/fleet.pub"].contents == KEY.encode()
+    lines = b"EDGE_MQTT_FLEET=a\nEDGE_TRUST_KEYS=/etc/edge/keys\n"
+    assert files["/etc/edge/environment"].contents == lines
+
+
 def test_no_private_key_is_among_the_files() -> None:
     files = personal_files(Personal(user="admin", ssh_keys=(KEY,)))
     assert not [one.path for one in files if b"PRIVATE" in one.contents]  # type: ignore[operator]
@@ -51,6 +65,9 @@ def test_no_private_key_is_among_the_files() -> None:
         ({"ssh_keys": (KEY,)}, "needs a key"),
         ({"user": "a", "ssh_keys": ("-----BEGIN OPENSSH PRIVATE KEY-----",)}, "no public SSH key"),
         ({"user": "a", "ssh_keys": (f"{KEY}\ncommand=evil",)}, "no public SSH key"),
+        ({"network": {"a.conf": ""}}, "no description of a network"),
+        ({"network": {"a.nmconnection": "[wifi-security]\npsk=hush\n"}}, "holds a password"),
+        ({"trusted": {"a.pem": "-----BEGIN PRIVATE KEY-----"}}, "no public key"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments: dict[str, object], message: str) -> None:

@@ -1,0 +1,247 @@
+"""A release goes into NVIDIA's root folder, from there onto a board, and out again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edge.cli import _main
+from edge.core.errors import InputError, UnavailableError
+from edge.core.profile import load_profile
+from edge.deploy.flash import jetson
+from edge.deploy.flash.bsp import Bsp
+from edge.deploy.flash.following import TROUBLES, explain
+from edge.deploy.flash.ledger import Ledger
+from edge.deploy.flash.personal import Personal, personal_files
+from edge.deploy.flash.vendor import Call, flash_board
+from edge.deploy.overlay import Placed
+
+from .conftest import MakeBsp
+
+PROFILE = load_profile("jetson-orin-nano-8gb")
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ6 someone@somewhere"
+PERSONAL = Personal(user="admin", ssh_keys=(KEY,))
+
+
+def _tree(folder: Path) -> dict[str, tuple[int, str]]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        text = os.readlink(path) if path.is_symlink() else ""
+        text = path.read_text() if path.is_file() and not path.is_symlink() else text
+        found[str(path.relative_to(folder))] = (path.lstat().st_mode, text)
+    return found
+
+
+def _flash(bsp: Bsp, placed: list[Placed], told: list[str] | None = None) -> None:
+    call = flash_board(bsp, PROFILE.flash, "nvme")
+    plan = jetson.plan(bsp, placed, PERSONAL, [call])
+    tell = (lambda stage, done, total: told.append(stage)) if told is not None else _silent
+    jetson.carry_out(bsp, plan, tell)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def test_flash_lays_files_makes_the_user_and_calls_the_tool(make_bsp: MakeBsp) -> None:
+    bsp = Bsp(make_bsp())
+    _flash(bsp, personal_files(PERSONAL))
+    assert (bsp.rootfs / "etc/edge/first-boot.d/30-user").stat().st_mode & 0o777 == 0o755
+    user, flash = (bsp.path / "calls").read_text().splitlines()
+    assert user == "./tools/l4t_create_default_user.sh -u admin -n edge-jetson --accept-license"
+    assert flash.endswith("jetson-orin-nano-devkit internal")
+
+
+def test_password_that_nobody_needs_is_shown_to_nobody(make_bsp: MakeBsp) -> None:
+    bsp = Bsp(make_bsp())
+    (call,) = jetson.plan(bsp, [], PERSONAL, []).calls
+    password = call.arguments[call.arguments.index("-p") + 1]
+    assert len(password) > 20
+    assert password not in str(call)
+    _flash(bsp, [])
+    assert " -p … " in (bsp.path / "edge-flash.log").read_text()
+
+
+def test_second_flash_makes_no_second_user_and_drops_what_is_no_longer_laid(
+    make_bsp: MakeBsp,
+) -> None:
+    bsp = Bsp(make_bsp())
+    _flash(bsp, [Placed("/opt/edge/old", b"1"), Placed("/opt/edge/both", b"1")])
+    _flash(bsp, [Placed("/opt/edge/both", b"2"), Placed("/opt/edge/new", b"2")])
+    found = {path.name: path.read_text() for path in (bsp.rootfs / "opt/edge").iterdir()}
+    assert found == {"both": "2", "new": "2"}
+    calls = (bsp.path / "calls").read_text()
+    assert calls.count("create_default_user") == 1
+    assert (bsp.rootfs / "etc/passwd").read_text().count("admin:x:") == 1
+
+
+def test_undo_makes_the_folder_what_it_was(make_bsp: MakeBsp) -> None:
+    bsp = Bsp(make_bsp())
+    (bsp.rootfs / "opt").mkdir()
+    (bsp.rootfs / "etc/edge").mkdir()
+    (bsp.rootfs / "etc/edge/environment").write_text("EDGE_MQTT_URL=mine\n")
+    (bsp.rootfs / "etc/systemd").symlink_to("../usr/bin")
+    before = _tree(bsp.rootfs)
+    for number in range(2):
+        placed = [Placed("/etc/edge/environment", b"theirs"), Placed(f"/opt/edge/{number}", b"")]
+        _flash(bsp, placed)
+    assert _tree(bsp.rootfs) != before
+    assert jetson.take_back(bsp) == ["/etc/edge/environment", "/opt/edge/1"]
+    assert _tree(bsp.rootfs) == before
+    assert jetson.take_back(bsp) == []
+
+
+def test_undo_works_after_a_crash_in_the_middle(
+    make_bsp: MakeBsp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bsp = Bsp(make_bsp())
+    before = _tree(bsp.rootfs)
+
+    def broken(placed: list[Placed], root: Path) -> None:
+        (root / "opt/edge").mkdir(parents=True)
+        (root / "opt/edge/first").write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edge.deploy.flash.ledger.lay", broken)
+    with pytest.raises(KeyboardInterrupt):
+        _flash(bsp, [Placed("/opt/edge/first", b"1"), Placed("/opt/edge/second", b"2")])
+    jetson.take_back(bsp)
+    assert _tree(bsp.rootfs) == before
+
+
+def test_folder_that_leads_out_of_the_root_is_not_written(tmp_path: Path) -> None:
+    root, outside = tmp_path / "rootfs", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (root / "opt").symlink_to(outside)
+    with pytest.raises(InputError, match="leads out of"):
+        Ledger(root, tmp_path / ".edge").lay([Placed("/opt/edge", b"1")])
+    assert list(outside.iterdir()) == []
+
+
+def test_problems_are_told_all_at_once(make_bsp: MakeBsp) -> None:
+    folder = make_bsp("35.4.1", "3.8")
+    (folder / "jetson-orin-nano-devkit.conf").unlink()
+    (folder / "rootfs/etc/nv_tegra_release").unlink()
+    with pytest.raises(InputError) as caught:
+        jetson.check(Bsp(folder), PROFILE)
+    message = str(caught.value)
+    for part in ("L4T 35.4.1", "does not know the board", "no NVIDIA drivers", "Python 3.8"):
+        assert part in message
+    assert "apply_binaries.sh" in caught.value.hint
+
+
+def test_bsp_that_fits_has_no_problems(make_bsp: MakeBsp) -> None:
+    jetson.check(Bsp(make_bsp()), PROFILE)
+
+
+def test_release_is_read_from_the_root_folder_where_the_bsp_does_not_say_it(
+    make_bsp: MakeBsp,
+) -> None:
+    folder = make_bsp()
+    (folder / "nv_tegra/bsp_version").unlink()
+    assert Bsp(folder).version == "36.4.4"
+
+
+def test_folder_without_the_tools_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no flash\.sh"):
+        Bsp(tmp_path)
+
+
+def test_stages_are_told_as_the_tool_reaches_them(make_bsp: MakeBsp) -> None:
+    bsp, told = Bsp(make_bsp()), list[str]()
+    lines = [
+        "Making system.img...",
+        "[   1.0 ] Sending mb1",
+        "Waiting for target to boot-up...",
+        "Waiting for target to boot-up...",
+        "Writing APP partition with system.img",
+        "Flash is successful",
+    ]
+    (bsp.path / "say").write_text("\n".join(lines))
+    _flash(bsp, [], told)
+    assert told == [
+        "making the system image",
+        "starting the board by USB",
+        "waiting for the board",
+        "writing",
+        "done",
+    ]
+    assert "Writing APP" in (bsp.path / "edge-flash.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        ("Error: probing the target board failed.\nMake sure the target is on", "no board in"),
+        ("No devices to flash", "no board in"),
+        ("Waiting for target to boot-up...\nTimeout", "never came up"),
+        ("mount.nfs: Connection timed out", "can not reach this machine"),
+        ("sshpass: command not found", "program that the tool needs"),
+        ("cp: error writing 'system.img': No space left on device", "disk is full"),
+        ("chroot: failed to run command: Exec format error", "does not run arm64"),
+        ("Error: Return value 8\nCommand tegrarcm_v2", "USB connection broke"),
+        ("Error: board ID mismatch", "not the one that this profile names"),
+    ],
+)
+def test_known_failures_are_explained(make_bsp: MakeBsp, said: str, meaning: str) -> None:
+    bsp = Bsp(make_bsp())
+    (bsp.path / "say").write_text(said)
+    (bsp.path / "fail").write_text("1")
+    with pytest.raises(UnavailableError, match=meaning) as caught:
+        _flash(bsp, [])
+    assert "edge-flash.log" in caught.value.hint
+
+
+def test_every_trouble_can_be_reached() -> None:
+    for trouble in TROUBLES:
+        assert trouble.meaning
+        assert trouble.do
+    assert explain(["all went well"]) is None
+
+
+def test_unknown_failure_tells_what_was_said_last(make_bsp: MakeBsp) -> None:
+    bsp = Bsp(make_bsp())
+    (bsp.path / "say").write_text("something new\n\n")
+    (bsp.path / "fail").write_text("7")
+    with pytest.raises(UnavailableError, match="ended with 7, and said: something new"):
+        _flash(bsp, [])
+
+
+def test_boards_of_nvidia_are_seen_on_usb(tmp_path: Path) -> None:
+    for name, vendor, product in (("1-2", "0955", "7523"), ("1-3", "046d", "c31c")):
+        device = tmp_path / "sys/bus/usb/devices" / name
+        device.mkdir(parents=True)
+        (device / "idVendor").write_text(f"{vendor}\n")
+        (device / "idProduct").write_text(f"{product}\n")
+    assert jetson.boards_in_recovery(tmp_path) == ["7523"]
+
+
+def test_tool_that_is_missing_is_an_error_of_the_workstation(make_bsp: MakeBsp) -> None:
+    bsp = Bsp(make_bsp())
+    plan = jetson.Plan((), (Call(("./none.sh",)),))
+    with pytest.raises(UnavailableError, match="No such file"):
+        jetson.carry_out(bsp, plan, _silent)
+
+
+def test_command_refuses_a_device_that_nothing_flashes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main.main(["flash", "x.edge", "--profile", "intel-n100"]) == _main.EXIT_USAGE
+    assert "edge deploy" in capsys.readouterr().err
+
+
+def test_command_needs_the_bsp(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main.main(["flash", "x.edge", "--profile", PROFILE.name]) == _main.EXIT_USAGE
+    assert "--bsp" in capsys.readouterr().err
+
+
+def test_command_undoes_without_a_bundle(
+    make_bsp: MakeBsp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bsp = Bsp(make_bsp())
+    _flash(bsp, [Placed("/opt/edge/x", b"1")])
+    words = ["flash", "--profile", PROFILE.name, "--bsp", str(bsp.path), "--undo"]
+    assert _main.main(words) == _main.EXIT_DONE
+    assert "/opt/edge/x" in capsys.readouterr().out
+    assert not (bsp.rootfs / "opt").exists()

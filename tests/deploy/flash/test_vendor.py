@@ -1,0 +1,120 @@
+"""How NVIDIA's tools are called: the lines of its documentation, for each board and storage."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge.core.errors import InputError
+from edge.core.profile import load_profile
+from edge.deploy.flash import vendor
+from edge.deploy.flash.bsp import Bsp
+
+from .conftest import BOARDS, MakeBsp
+
+RELEASES = {"": "36.4.4", "jp7": "39.2.1"}
+
+_NANO = (
+    "./tools/kernel_flash/l4t_initrd_flash.sh --external-device {device} "
+    "-c tools/kernel_flash/flash_l4t_t234_nvme.xml "
+    "-p '-c bootloader/generic/cfg/flash_t234_qspi.xml' --network usb0 --showlogs {board} internal"
+)
+_AGX = (
+    "ADDITIONAL_DTB_OVERLAY_OPT=BootOrderNvme.dtbo ./tools/kernel_flash/l4t_initrd_flash.sh "
+    "--external-device nvme0n1p1 -c tools/kernel_flash/flash_l4t_t234_nvme.xml --network usb0 "
+    "--showlogs jetson-agx-orin-devkit external"
+)
+DOCUMENTED = {
+    ("jetson-orin-nano-8gb-super", "nvme"): _NANO.format(
+        device="nvme0n1p1", board="jetson-orin-nano-devkit-super"
+    ),
+    ("jetson-orin-nano-8gb", "sd"): _NANO.format(
+        device="mmcblk0p1", board="jetson-orin-nano-devkit"
+    ),
+    ("jetson-orin-nx-16gb", "nvme"): _NANO.format(
+        device="nvme0n1p1", board="jetson-orin-nano-devkit"
+    ),
+    ("jetson-agx-orin-64gb", "internal"): "./flash.sh jetson-agx-orin-devkit internal",
+    ("jetson-agx-orin-64gb", "nvme"): _AGX,
+    ("jetson-agx-thor", "internal"): (
+        "./l4t_initrd_flash.sh --showlogs jetson-agx-thor-devkit internal"
+    ),
+    ("jetson-orin-nano-8gb-jp7", "nvme"): (
+        "./l4t_initrd_flash.sh --external-device nvme0n1p1 --showlogs "
+        "jetson-orin-nano-devkit internal"
+    ),
+}
+
+
+def _bsp(make_bsp: MakeBsp, name: str) -> Bsp:
+    is_new = name.endswith("-jp7") or "thor" in name
+    return Bsp(make_bsp("39.2.1", "3.12") if is_new else make_bsp())
+
+
+@pytest.mark.parametrize(("name", "storage"), DOCUMENTED)
+def test_call_is_the_documented_one(make_bsp: MakeBsp, name: str, storage: str) -> None:
+    call = vendor.flash_board(_bsp(make_bsp, name), load_profile(name).flash, storage)
+    assert str(call) == DOCUMENTED[name, storage]
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_every_board_can_be_flashed_to_all_its_storage(make_bsp: MakeBsp, name: str) -> None:
+    flash, bsp = load_profile(name).flash, _bsp(make_bsp, name)
+    assert flash.storage
+    for storage in flash.storage:
+        arguments = vendor.flash_board(bsp, flash, storage).arguments
+        assert flash.board in arguments
+        assert (bsp.path / arguments[0]).is_file()
+        device = vendor.DEVICES.get(storage)
+        assert (device in arguments) == (storage != "internal")
+    assert bsp.problems(load_profile(name)) == []
+
+
+def test_massflash_is_made_without_a_board_and_run_with_many(make_bsp: MakeBsp) -> None:
+    bsp, flash = Bsp(make_bsp()), load_profile("jetson-orin-nx-16gb").flash
+    made = vendor.make_massflash(bsp, flash, "nvme", 5, flash.module)
+    assert made.environment == {"BOARDID": "3767", "BOARDSKU": "0000", "FAB": "300"}
+    assert made.arguments[1:4] == ("--no-flash", "--massflash", "5")
+    assert made.arguments.count("--network") == 1
+    run = vendor.run_massflash(bsp, flash, 5)
+    assert run.arguments[1:4] == ("--flash-only", "--massflash", "5")
+    assert run.environment == {}
+
+
+def test_images_are_for_cards_and_sticks(make_bsp: MakeBsp) -> None:
+    bsp, flash = Bsp(make_bsp()), load_profile("jetson-orin-nano-8gb").flash
+    assert str(vendor.make_image(bsp, flash, "sd", "/x.img")) == (
+        "./tools/jetson-disk-image-creator.sh -o /x.img -b jetson-orin-nano-devkit -d SD"
+    )
+    with pytest.raises(InputError, match="no image for nvme") as caught:
+        vendor.make_image(bsp, flash, "nvme", "/x.img")
+    assert "--direct" in caught.value.hint
+
+
+def test_drive_in_this_machine_is_written_for_a_board(make_bsp: MakeBsp) -> None:
+    bsp, flash = Bsp(make_bsp()), load_profile("jetson-orin-nano-8gb").flash
+    call = vendor.write_disk(bsp, flash, "nvme", "sdb", "3767-0003")
+    assert call.arguments[1:3] == ("--direct", "sdb")
+    assert call.arguments[-2:] == ("jetson-orin-nano-devkit", "external")
+    assert call.environment["BOARDSKU"] == "0003"
+
+
+def test_storage_that_a_board_has_not_is_refused(make_bsp: MakeBsp) -> None:
+    flash = load_profile("jetson-orin-nx-16gb").flash
+    with pytest.raises(InputError, match="no sd storage") as caught:
+        vendor.flash_board(Bsp(make_bsp()), flash, "sd")
+    assert caught.value.hint == "one of nvme"
+
+
+@pytest.mark.parametrize("module", ["", "3767", "orin-nano", "3767-"])
+def test_module_that_is_none_is_refused(make_bsp: MakeBsp, module: str) -> None:
+    flash = load_profile("jetson-orin-nx-16gb").flash
+    with pytest.raises(InputError, match="is no module"):
+        vendor.make_massflash(Bsp(make_bsp()), flash, "nvme", 2, module)
+
+
+def test_bsp_that_lacks_a_layout_says_which(make_bsp: MakeBsp) -> None:
+    folder = make_bsp()
+    (folder / "bootloader/generic/cfg/flash_t234_qspi.xml").unlink()
+    flash = load_profile("jetson-orin-nx-16gb").flash
+    with pytest.raises(InputError, match=r"flash_t234_qspi\.xml"):
+        vendor.flash_board(Bsp(folder), flash, "nvme")
