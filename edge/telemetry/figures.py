@@ -89,14 +89,14 @@ class Figures:
 
     def _read(self, report: Report) -> Iterator[Figure]:
         if report.path[0] == "model":
-            yield from _walk(report, report.path[1], "", report.metrics)
+            yield from _walk(report, report.path[1], "", _without(report.metrics, "name"))
             return
         group = report.path[-1]
-        plain = {key: value for key, value in report.metrics.items() if key != ROWS}
-        yield from _walk(report, "", group, plain)
+        if group != "model":  # which tells nothing of its own but how long its window was
+            yield from _walk(report, "", group, _without(report.metrics, ROWS))
         rows = {str(row["name"]): row for row in self._rows(report)}
         for model, row in rows.items():
-            told = {key: value for key, value in row.items() if key not in ("name", "version")}
+            told = _without(row, "name", "version")
             if group != "model":
                 yield from _walk(report, model, group, told)
                 continue
@@ -125,6 +125,10 @@ def _walk(
         elif told is not None:
             value = ", ".join(map(str, told)) if isinstance(told, list | tuple) else told
             yield Figure(model, group, here, report.path, value, describe(here, value))
+
+
+def _without(metrics: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in metrics.items() if key not in names}
 
 
 def _with(figure: Figure, value: Value | None) -> Figure:

@@ -69,8 +69,6 @@ def test_the_device_and_its_models_are_told_apart() -> None:
     assert _values(figures) == {
         ("", "device/cpu_percent"): 1.0,
         ("", "device/temperature_celsius/cpu"): 50.0,
-        ("", "model/window_s"): 5.0,
-        ("digits", "name"): "digits",
         ("digits", "version"): "2",
         ("digits", "state"): "ready",
         ("digits", "success_count"): 3,

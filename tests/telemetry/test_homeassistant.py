@@ -301,15 +301,22 @@ def test_components_of_a_model_come_and_go_with_it(broker: Broker, tell: Format)
     assert not [one for one in broker.components.values() if one["name"].startswith("digits")]
     tell.tell([_state(), _rows(ROW)])
     names = [name for name in broker.components if name.startswith("model-digits-")]
-    assert len(names) == 7
+    assert len(names) == 6
     tell.tell([Report(("model", "digits"), {}, "retained"), _rows()])
     # "If a component config is empty besides the platform, the component is removed."
     assert [broker.components[name] for name in names if "is_fallback" not in name] == [
         {"p": "sensor"}
-    ] * 6
+    ] * 5
     assert broker.components["model-digits-is_fallback"] == {"p": "binary_sensor"}
     tell.tell([_state(), _rows(ROW)])
     assert broker.components["model-digits-success_count"]["stat_cla"] == "total_increasing"
+
+
+def test_a_model_is_not_taken_for_one_with_a_longer_name(broker: Broker, tell: Format) -> None:
+    tell.tell([DEVICE, _state("digits"), _state("digits-small")])
+    tell.tell([Report(("model", "digits-small"), {}, "retained")])
+    assert broker.components["model-digits--small-state"] == {"p": "sensor"}
+    assert broker.components["model-digits-state"]["name"] == "digits state"
 
 
 def test_a_model_that_went_while_we_were_not_there_is_removed(broker: Broker) -> None:
@@ -351,11 +358,11 @@ def test_the_same_reports_make_the_same_description(broker: Broker, tell: Format
 
 def test_devices_with_odd_names_do_not_share_a_topic() -> None:
     topics = set()
-    for device in ("a b", "a.b", "a_b", "a-b"):
+    for device in ("a b", "a.b", "a_b", "a-b", "a--b"):
         broker = Broker()
         _format(broker, device).tell([DEVICE])
         topics |= set(broker.retained)
-    assert len(topics) == 4
+    assert len(topics) == 5
     assert all(re.fullmatch(r"homeassistant/device/[A-Za-z0-9_-]+/config", t) for t in topics)
 
 

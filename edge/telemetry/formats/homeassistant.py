@@ -26,7 +26,7 @@ from edge.telemetry.topics import Topics
 
 PREFIX = "homeassistant"
 _STATE_CHARACTERS = 255  # more of them, and Home Assistant takes the state for unknown
-_ODD = re.compile(r"[^A-Za-z0-9_]")
+_ODD = re.compile(r"[^A-Za-z0-9_-]")
 _OF_MODEL = "model-"
 _UNTOLD = ("info",)  # it is in the description of the device
 _MAIN = ("temperature", "power", "energy", "monetary")
@@ -101,14 +101,14 @@ class HomeAssistantFormat:
 
     def _removed(self, components: Metrics) -> Metrics:
         """Those of models that are gone, and those that are of another platform now."""
-        models = tuple(_model_id(model) for model in self._figures.versions)
+        heads = [_model_id(model) for model in self._figures.versions]
         with self._lock:
             gone = {
                 name: {"p": platform}
                 for name, platform in self._platforms.items()
                 if name not in components
                 and name.startswith(_OF_MODEL)
-                and not name.startswith(models)
+                and not any(_has_head(name, head) for head in heads)
             }
             self._platforms |= {name: one["p"] for name, one in components.items()}
         return gone
@@ -203,6 +203,11 @@ def _model_id(model: str) -> str:
     return f"{_OF_MODEL}{_identifier(model)}-"
 
 
+def _has_head(name: str, head: str) -> bool:
+    """A doubled dash is one of a longer name."""
+    return name.startswith(head) and not name.startswith(f"{head}-")
+
+
 def _component_id(figure: Figure) -> str:
     head = _model_id(figure.model) if figure.model else ""
     return head + _identifier(*((figure.group,) if figure.group else ()), *figure.keys)
@@ -210,11 +215,11 @@ def _component_id(figure: Figure) -> str:
 
 def _identifier(*parts: str) -> str:
     """Of letters, digits, _ and -, and another for other parts."""
-    plain = [_ODD.sub("_", part) for part in parts]
-    name = "-".join(plain)
-    if plain == list(parts):
+    name = "-".join(part.replace("-", "--") for part in parts)
+    plain = _ODD.sub("_", name)
+    if plain == name:
         return name
-    return f"{name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:6]}"
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def _text(text: str) -> str:

@@ -392,7 +392,6 @@ def test_births_name_all_metrics_with_types_and_values_as_they_are(record: Recor
     devices = [said.metrics for said in record.all("DBIRTH")]
     for device in devices:
         assert {name: one.datatype for name, one in device.items()} == {
-            "name": 12,
             "is_fallback": 11,
             "success_count": 4,
         }

@@ -60,7 +60,6 @@ def test_a_birth_names_all_there_is_with_its_type() -> None:
         "device/cpu_percent": (DataType.DOUBLE, 1.0),
     }
     assert {one.name: (one.type, one.value) for one in decode(device.payload).metrics} == {
-        "name": (DataType.STRING, "digits"),
         "version": (DataType.STRING, "1"),
         "is_fallback": (DataType.BOOLEAN, False),
         "success_count": (DataType.INT64, 3),
