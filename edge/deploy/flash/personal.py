@@ -30,8 +30,8 @@ class Personal(msgspec.Struct, frozen=True):
 
     ``user`` may log in with one of ``ssh_keys`` (public ones, a line each), has no password and may
     become root; empty for none. ``environment`` is for the service: EDGE_* variables. ``network``
-    is what NetworkManager (``.nmconnection``) or systemd-networkd (``.network``) reads, by name, and
-    ``trusted`` are public keys of who may sign bundles.
+    is what NetworkManager (``.nmconnection``) or systemd-networkd (``.network``) reads, by name;
+    ``trusted`` are public keys of those who may sign bundles, by name.
 
     Raises:
         InputError: A name or a key is none.

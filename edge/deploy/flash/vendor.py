@@ -40,7 +40,7 @@ class Call(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         settings = [f"{name}={value}" for name, value in self.environment.items()]
-        shown = ["…" if self.secret and one == self.secret else one for one in self.arguments]
+        shown = ["HIDDEN" if self.secret and one == self.secret else one for one in self.arguments]
         return " ".join([*settings, shlex.join(shown)])
 
 

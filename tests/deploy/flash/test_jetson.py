@@ -61,7 +61,7 @@ def test_password_that_nobody_needs_is_shown_to_nobody(make_bsp: MakeBsp) -> Non
     assert len(password) > 20
     assert password not in str(call)
     _flash(bsp, [])
-    assert " -p … " in (bsp.path / "edge-flash.log").read_text()
+    assert " -p HIDDEN " in (bsp.path / "edge-flash.log").read_text()
 
 
 def test_second_flash_makes_no_second_user_and_drops_what_is_no_longer_laid(
