@@ -32,7 +32,7 @@ class Commands(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     remember: Annotated[int, _Positive] = 256
     remember_days: Annotated[float, _Positive] = 30.0
     max_payload_bytes: Annotated[int, msgspec.Meta(ge=256, le=1024 * 1024)] = 32 * 1024
-    max_snapshot_bytes: Annotated[int, msgspec.Meta(ge=1024, le=16 * 1024 * 1024)] = 1024 * 1024
+    max_snapshot_bytes: Annotated[int, msgspec.Meta(ge=1024, le=8 * 1024 * 1024)] = 1024 * 1024
 
     def allows(self, right: str) -> bool:
         """Whether a right is on; one that has no name here is off."""

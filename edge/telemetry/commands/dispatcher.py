@@ -17,8 +17,8 @@ from edge.telemetry import clock
 from edge.telemetry.commands import order as orders
 from edge.telemetry.commands.answers import Answers
 from edge.telemetry.commands.events import Events
-from edge.telemetry.commands.finding import right_of
 from edge.telemetry.commands.journal import Entry, Journal
+from edge.telemetry.commands.judging import Judge
 from edge.telemetry.commands.lanes import Lanes
 from edge.telemetry.commands.order import Key, Order, RefusedError
 from edge.telemetry.commands.task import Outcome, Task, Turn, encoded
@@ -34,6 +34,8 @@ _LONGEST = 4  # times what a command may have: an answer of ours, and its result
 _LOOK_S = 0.5  # how often progress is told
 _REST_S = 60.0  # how often what is too old is forgotten
 
+_INTERRUPTED = RefusedError("interrupted by a restart", kind="interrupted")
+
 
 class Dispatcher:
     """One thread judges what comes and keeps the journal; up to four run commands.
@@ -44,6 +46,7 @@ class Dispatcher:
 
     def __init__(self, around: Surroundings, verbs: dict[str, Verb[Any]], journal: Journal) -> None:
         self._around = around
+        self._judge = Judge(around.settings.commands, verbs)
         self._rights = around.settings.commands
         self._verbs = verbs
         self._journal = journal
@@ -151,20 +154,16 @@ class Dispatcher:
             return
         fields: dict[str, Any] = {}
         try:
-            self._check_size(received.payload)
-            order = orders.read(received.payload)
+            order = self._judge.read(received.payload)
             fields = order.fields
             if order.status == "init":
-                self._judge(received, key, order)
+                if not self._restate(key):
+                    self._accept(key, order, is_live=not received.is_retained)
             elif received.is_retained and order.status == "executing":
                 self._orphan(key)
         except RefusedError as error:
             if not self._restate(key):
                 self._refuse(received.topic, key, fields, error)
-
-    def _judge(self, received: Received, key: Key, order: Order) -> None:
-        if not self._restate(key):
-            self._accept(key, order, is_live=not received.is_retained)
 
     def _restate(self, key: Key) -> bool:
         """Whether a command is known; what stands in its topic is then our answer again."""
@@ -178,19 +177,7 @@ class Dispatcher:
         return task is not None or entry is not None
 
     def _accept(self, key: Key, order: Order, *, is_live: bool) -> None:
-        name, id_ = key
-        orders.check_known(name, self._verbs)
-        orders.check_id(id_)
-        right = right_of(name)
-        if not self._rights.allows(right):
-            raise RefusedError(
-                f"not allowed: this device does not take {name} from afar",
-                kind="not-allowed",
-                hint=f"switch it on in edge.toml there: [commands] {right} = true",
-            )
-        self._check_expiry(order, is_live=is_live)
-        verb = self._verbs[name]
-        arguments = orders.arguments_of(order.fields, verb.arguments, name)
+        verb, arguments = self._judge.allow(key, order, is_live=is_live)
         if self._lanes.is_full:
             raise RefusedError(
                 f"{self._rights.queue} commands wait already",
@@ -202,21 +189,6 @@ class Dispatcher:
     def _add(self, task: Task) -> None:
         self._tasks[task.key] = task
         self._lanes.add(task)
-
-    def _check_size(self, payload: bytes) -> None:
-        most = self._rights.max_payload_bytes
-        if len(payload) > most:
-            raise RefusedError(
-                f"the command has more than {most} bytes",
-                kind="invalid",
-                hint="raise max_payload_bytes in [commands] of edge.toml there",
-            )
-
-    def _check_expiry(self, order: Order, *, is_live: bool) -> None:
-        is_synchronized = clock.is_synchronized()
-        orders.check_expiry(
-            order.expires_ms, _now_ms(), is_synchronized=is_synchronized, is_live=is_live
-        )
 
     def _clear(self, key: Key) -> None:
         """The operator has cleared the topic: whatever comes is not told there."""
@@ -253,7 +225,7 @@ class Dispatcher:
         """It is its turn."""
         try:
             if not task.is_resumed:
-                self._check_expiry(task.order, is_live=task.is_live)
+                self._judge.check_expiry(task.order, is_live=task.is_live)
                 self._journal.begin(*task.key, task.fields, _now_ms())
         except (RefusedError, OSError) as error:
             self._post(partial(self._give_up, task, error))
@@ -317,22 +289,19 @@ class Dispatcher:
                 self._tell_end(entry)
 
     def _recover_one(self, entry: Entry) -> None:
-        verb = self._verbs.get(entry.verb)
-        outcome: Outcome = RefusedError("interrupted by a restart", kind="interrupted")
-        if verb is not None and self._rights.allows(right_of(entry.verb)):
-            try:
-                arguments = orders.arguments_of(entry.fields, verb.arguments, entry.verb)
-                order = Order("init", entry.fields)
-                task = Task(self, entry.key, verb, arguments, order, notes=entry.notes)
-                if verb.is_resumed:
-                    self._add(task)
-                    return
-                proof = verb.proof(
-                    task.context(self._around, self._journal, self._closing), arguments
-                )
-                outcome = outcome if proof is None else proof
-            except Exception as error:
-                log.warning("command %s/%s can not be gone on with: %s", *entry.key, error)
+        outcome: Outcome
+        try:
+            verb, arguments = self._judge.resume(entry.verb, entry.fields)
+            order = Order("init", entry.fields)
+            task = Task(self, entry.key, verb, arguments, order, notes=entry.notes)
+            if verb.is_resumed:
+                self._add(task)
+                return
+            context = task.context(self._around, self._journal, self._closing)
+            outcome = verb.proof(context, arguments) or _INTERRUPTED
+        except Exception as error:
+            log.warning("command %s/%s can not be gone on with: %s", *entry.key, error)
+            outcome = _INTERRUPTED
         end = encoded(outcome, self._rights.max_payload_bytes)
         self._tell_end(self._journal.end(entry.key, {**end, "ts_ms": _now_ms()}, is_told=False))
 
