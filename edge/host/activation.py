@@ -225,12 +225,16 @@ class Activation:
 
     def retire(self, slot: Slot) -> None:
         """Let go of a version that does not serve, unless it may have to come back soon."""
-        if any(slot is watched.former for watched in list(self._on_probation.values())):
+        if self.is_kept(slot):
             return
         if slot in self._catalog.slots:
             slot.rest()
         else:
             slot.close()
+
+    def is_kept(self, slot: Slot) -> bool:
+        """Whether it would come back for one that is on probation."""
+        return any(slot is watched.former for watched in list(self._on_probation.values()))
 
     def next_below(self, slot: Slot) -> Slot | None:
         """The newest version that is older, and may serve."""

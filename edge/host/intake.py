@@ -120,6 +120,25 @@ class Intake:
                 raise
         return slot
 
+    def prune(self, slot: Slot, keep: int) -> list[str]:
+        """Delete versions beside one that was installed until ``keep`` are left, and name them.
+
+        Those that are not to serve go first, then the oldest. What serves stays, and so does what
+        would come back for it.
+        """
+        beside = [
+            one
+            for one in self._catalog.of(slot.name)
+            if one.path.parent == slot.path.parent and one is not slot
+        ]
+        others = [one for one in beside if not (one.is_active or self._activation.is_kept(one))]
+        others.sort(key=self._activation.is_wanted)  # of equals the order stays: oldest first
+        going = others[: max(0, len(beside) + 1 - keep)]
+        for old in going:
+            old.path.unlink(missing_ok=True)
+            self.gone(old.path)
+        return [old.version for old in going]
+
     def _place(self, source: Path, folder: Path, held: Rejection) -> Slot:
         place = folder / held.name / f"{held.version}{SUFFIX}"
         if held.name in self._taken_names():

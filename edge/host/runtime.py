@@ -261,16 +261,22 @@ class Runtime:
         """
         self._activation.activate(self._catalog.find(name, version))
 
-    def install(self, bundle: Path, folder: Path, *, activate: bool = True) -> ModelStatus:
+    def install(
+        self, bundle: Path, folder: Path, *, activate: bool = True, keep: int = 0
+    ) -> ModelStatus:
         """Move a bundle into one of ``folders``, which is on the same disk, and let it serve.
 
         Args:
             activate: False to have it wait for ``activate``, also after a restart.
+            keep: Versions of it that are left in that folder, older ones are deleted; 0 for all.
         Raises:
             InputError: There is another bundle of that name and version.
             EdgeError: It can't be used or does not do; what served before does.
         """
-        return self._intake.install(bundle, folder, activate=activate).status()
+        slot = self._intake.install(bundle, folder, activate=activate)
+        if keep:
+            self._intake.prune(slot, keep)
+        return slot.status()
 
     def roll_back(self, name: str, reason: str = "by request") -> str:
         """Let the version before the active one serve again, and tell which that is.

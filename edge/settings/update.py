@@ -16,7 +16,8 @@ class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``folder`` is one of those that are served (empty: the first). A bundle has at most
     ``max_bytes`` and leaves ``keep_free_bytes`` of the disk. ``ca`` is a file of authorities for
     ``https://`` (empty: those of the system). An update that gets nothing new for ``patience_s``
-    fails; what came is kept for the next one with the same contents.
+    fails; what came is kept for the next one with the same contents. Of a model, ``keep_versions``
+    are left after an update and older ones deleted (0: none is); at least 2, to go back to.
     """
 
     folder: str = ""
@@ -25,3 +26,8 @@ class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca: str = ""
     patience_s: Annotated[float, _Positive] = 600.0
     timeout_s: Annotated[float, _Positive] = 30.0
+    keep_versions: Annotated[int, _NotNegative] = 0
+
+    def __post_init__(self) -> None:
+        if self.keep_versions == 1:
+            raise ValueError("keep_versions = 1 would leave nothing to go back to; take 2, or 0")

@@ -125,6 +125,26 @@ def test_a_damaged_bundle_in_its_place_is_replaced(make_bundle: MakeBundle, serv
         assert [status.state for status in runtime.status()] == ["idle", "ready"]
 
 
+def test_old_versions_are_deleted_where_that_is_asked_for(
+    make_bundle: MakeBundle, served: Path
+) -> None:
+    with edge.Runtime(served) as runtime:
+        runtime.load_all()
+        for version in ("2", "3"):
+            runtime.install(make_bundle(version=version), served)
+        with pytest.raises(EngineError):
+            runtime.install(make_bundle(version="4", expected=WRONG), served, keep=2)
+        assert runtime.versions("product") == ["1", "2", "3", "4"]
+        runtime.install(make_bundle(version="5"), served, keep=3)
+        # 4 does not do, and 3 would come back for 5.
+        assert runtime.versions("product") == ["2", "3", "5"]
+        runtime.install(make_bundle(version="0"), served, keep=2)
+        assert runtime.versions("product") == ["0", "5"]
+        assert sorted(path.stem for path in (served / "product").iterdir()) == ["0", "5"]
+        assert runtime.infer("product", ONES)["y"].shape == (1, 4)
+        assert runtime.roll_back("product") == "5"
+
+
 def test_a_look_at_the_folder_finds_nothing_new(make_bundle: MakeBundle, served: Path) -> None:
     with edge.Runtime(served, watch_s=3600) as runtime:
         runtime.install(make_bundle(version="2"), served)

@@ -92,6 +92,7 @@ class Partial:
             ) from error
         except OSError as error:
             raise UnavailableError(f"can not keep {self.path}: {error.strerror}") from error
+        _drop_unfinished(self.notes_path)
         return self
 
     def __exit__(
@@ -150,3 +151,10 @@ def clear(folder: Path, but: Path) -> None:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
             path.with_suffix(".json").unlink(missing_ok=True)
+            _drop_unfinished(path.with_suffix(".json"))
+
+
+def _drop_unfinished(path: Path) -> None:
+    """What ``replacing`` was killed amid."""
+    for beside in path.parent.glob(f".{path.name}.*"):
+        beside.unlink()

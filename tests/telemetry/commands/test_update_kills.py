@@ -107,6 +107,8 @@ class Device:
         self._reader.join()
 
     def close(self) -> None:
+        if self._reader is not None:
+            self.kill()
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait()

@@ -85,7 +85,12 @@ class UpdateVerb(Verb[Update]):
             file.notes_path.unlink(missing_ok=True)
             _count_tries(context, progress)
             progress(1.0, step="activating" if arguments.activate else "installing")
-            status = context.runtime.install(file.path, folder, activate=arguments.activate)
+            status = context.runtime.install(
+                file.path,
+                folder,
+                activate=arguments.activate,
+                keep=context.settings.update.keep_versions,
+            )
         return {**_result(status), "signed_by": signed_by}
 
     def receive(self, id_: str, path: tuple[str, ...], payload: bytes) -> None:
@@ -174,7 +179,12 @@ def _check(path: Path, arguments: Update, keyring: Keyring | None, engine: str) 
         BundleError: It is damaged, not signed as it has to be, or another model or version.
         UnsupportedError: It is for another device.
     """
-    with open_bundle(path, keyring) as bundle:
+    try:
+        bundle = open_bundle(path, keyring)
+    except BundleError as error:  # where it lies for the moment tells the operator nothing
+        reason = str(error).removeprefix(f"{path}: ")
+        raise BundleError(reason, hint=error.hint) from error
+    with bundle:
         manifest = bundle.manifest
         if (manifest.name, manifest.version) != (arguments.model, arguments.version):
             raise BundleError(
