@@ -65,6 +65,8 @@ def _energy(metrics: Metrics) -> str:
     if number(metrics.get("energy_joules")) is None:
         return f"not known: {why}" if why else "not known yet"
     much = _unit(metrics.get("energy_joules"), "J")
+    error = number(metrics.get("energy_error_percent"))
+    much += "" if error is None else f" ± {error:.2g} %"
     return f"{much}, {_unit(metrics.get('power_mean_watts'), 'W')} on average"
 
 

@@ -40,6 +40,12 @@ def cost_families(report: CostReport | None) -> Iterator[Iterator[str]]:
         [("", {}, joules) for joules in [report.joules] if joules is not None],
     )
     yield family(
+        "edge_energy_error_joules",
+        "gauge",
+        "Standard error of that, as power is only read now and then.",
+        [("", {}, joules) for joules in [basis.error_joules] if joules is not None],
+    )
+    yield family(
         "edge_energy_idle_joules_total",
         "counter",
         "What of it is no model's.",

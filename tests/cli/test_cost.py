@@ -27,6 +27,7 @@ TOLD: dict[str, Any] = {
     "energy_rail": "VDD_IN",
     "energy_samples_per_s": 1.0,
     "energy_covered_percent": 99.8,
+    "energy_error_percent": 0.42,
     "energy_joules": 40_600.0,
     "idle_joules": 12_500.0,
     "idle_watts": 4.92,
@@ -91,7 +92,7 @@ def test_what_a_server_tells_fits_on_80_columns(
     assert max(map(len, out.splitlines())) <= 80
     for said in (
         "2 h 3 min",
-        "40.6 kJ, 9.41 W on average",
+        "40.6 kJ ± 0.42 %, 9.41 W on average",
         "VDD_IN: power summed up, read 1.0/s, 99.8 % of the time",
         "4.92 W, measured while nothing ran",
         "43.1 % of the time",

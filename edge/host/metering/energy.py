@@ -27,11 +27,13 @@ class EnergyMeter:
 
     Attributes:
         source: Of the newest reading that told; ``rail`` is what it was of.
+        variance: Of the joules told so far, by how much power differs from reading to reading.
     """
 
     def __init__(self, longest_s: float) -> None:
         self.source: EnergySource = "none"
         self.rail = ""
+        self.variance = 0.0
         self._longest_s = longest_s
         self._last: _Point | None = None
 
@@ -49,6 +51,9 @@ class EnergyMeter:
         elapsed_s = now_s - last.now_s
         if not 0.0 <= elapsed_s <= self._longest_s:
             return None
+        # After von Neumann 1941: half of it where readings have nothing to do with each other, and
+        # little where power changes slowly, which the trapezoid follows.
+        self.variance += ((now.figure - last.figure) * elapsed_s) ** 2 / 2
         return (last.figure + now.figure) / 2 * elapsed_s
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -137,12 +138,18 @@ class CostMeter:
     def _make_report(self) -> CostReport:
         ledger, energy = self._ledger, self._energy
         idle_watts, idle_source = self._idle_power()
-        rate = self._samples / ledger.measured_s if ledger.measured_s else 0.0
-        basis = Basis(energy.source, energy.rail, "", rate, idle_watts, idle_source)
+        basis = Basis(
+            energy.source,
+            energy.rail,
+            samples_per_s=self._samples / ledger.measured_s if ledger.measured_s else 0.0,
+            error_joules=math.sqrt(energy.variance) if energy.source == "integrated" else None,
+            idle_watts=idle_watts,
+            idle_source=idle_source,
+        )
         if self._is_estimated:
-            basis = Basis("estimated", "", _ESTIMATED, 0.0, idle_watts, idle_source)
+            basis = msgspec.structs.replace(basis, source="estimated", why=_ESTIMATED)
         elif energy.source == "none":
-            basis = Basis("none", "", _NO_SENSOR, 0.0, idle_watts, idle_source)
+            basis = msgspec.structs.replace(basis, why=_NO_SENSOR)
         return make_report(self._since_ms, ledger, basis, self._tariff)
 
 

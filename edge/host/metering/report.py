@@ -26,12 +26,15 @@ class Basis(msgspec.Struct, frozen=True):
     Attributes:
         why: Why there are none, or only estimates.
         samples_per_s: Readings of the sensor, over the time that is measured.
+        error_joules: Standard error of the energy of the device, as power is only read now and
+            then; that of the sensor comes on top. None for a counter.
     """
 
     source: EnergySource = "none"
     rail: str = ""
     why: str = ""
     samples_per_s: float = 0.0
+    error_joules: float | None = None
     idle_watts: float | None = None
     idle_source: IdleSource = "unknown"
 
@@ -99,6 +102,7 @@ class CostReport(msgspec.Struct, frozen=True):
         basis, money = self.basis, self.currency.lower()
         watts = self.joules / self.measured_s if self.joules and self.measured_s else None
         covered = self.measured_s / self.seconds if self.seconds else 0.0
+        error = basis.error_joules / self.joules if basis.error_joules and self.joules else None
         return _known(
             since_ms=self.since_ms,
             metered_s=self.seconds,
@@ -107,6 +111,7 @@ class CostReport(msgspec.Struct, frozen=True):
             energy_why=basis.why or None,
             energy_samples_per_s=basis.samples_per_s or None,
             energy_covered_percent=round(100 * covered, 2),
+            energy_error_percent=None if error is None else 100 * error,
             energy_joules=self.joules,
             idle_joules=self.idle_joules,
             idle_watts=basis.idle_watts,
