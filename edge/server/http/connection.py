@@ -54,6 +54,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, listener: Listener) -> None:
         self.deadline = math.inf
+        self.has_asked = False
         self._listener = listener
         self._limits = listener.limits
         self._transport: asyncio.Transport | None = None
@@ -193,7 +194,8 @@ class Connection(asyncio.BufferedProtocol):
             return False
         self._head = parse_head(pending[:end])
         del pending[:end]
-        self._listener.check_open()
+        self._listener.check_open(self)
+        self.has_asked = True
         self._start_body()
         return True
 

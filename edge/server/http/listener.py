@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 _SCRATCH_BYTES = 16 * 1024  # what follows a head in it is copied once more, so not larger
 _SWEEP_S = 0.5
 _BACKLOG = 128
+_GRACE_S = 0.1
 
 
 class Listener:
@@ -54,6 +55,9 @@ class Listener:
         if self._server is not None:
             self._server.close()
         deadline = loop.time() + patience_s
+        grace = loop.time() + min(_GRACE_S, patience_s)
+        while any(not one.has_asked for one in self._connections) and loop.time() < grace:
+            await asyncio.sleep(0.01)
         while self._busy() and loop.time() < deadline:
             await asyncio.sleep(0.01)
         unfinished = self._busy()
@@ -74,8 +78,9 @@ class Listener:
     def forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
 
-    def check_open(self) -> None:
-        if self.is_draining:
+    def check_open(self, connection: Connection) -> None:
+        """A client that was let in just before the end gets its one answer."""
+        if self.is_draining and connection.has_asked:
             raise HttpError(503, "the server is shutting down")
 
     def count(self, status: int) -> None:
