@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from edge.deploy.facts import Facts, Installed, InstalledRelease
-from edge.deploy.ondevice.layout import Layout
-from edge.deploy.overlay import Placed, system_files
+from edge.deploy.overlay import Placed
 from edge.deploy.release import Parcel, Release, digest_of, size_of
 from edge.host.catalog import version_key
 from edge.settings import Settings
@@ -40,21 +39,21 @@ class Plan(msgspec.Struct, frozen=True):
 
 def make_plan(
     parcel: Parcel,
+    placed: Sequence[Placed],
     facts: Facts,
     held: Mapping[str, int],
     *,
     timeout_s: float,
-    layout: Layout | None = None,
 ) -> Plan:
     """What to do, in order.
 
     Args:
+        placed: Units and our program, where the device's are not these.
         held: Bytes that the device has, by the digest of the file.
         timeout_s: How long a release may take to be healthy.
     """
     release = parcel.release
     takeover = how_to_take_over(release, parcel.settings, facts.release)
-    placed = system_files(layout or Layout())
     sizes = {digest_of(p.contents): size_of(p.contents) for p in placed} | release.parts()
     sent = [
         _send(sha256, size, held.get(sha256, 0), _names(release).get(sha256, "our own program"))
@@ -62,7 +61,7 @@ def make_plan(
         if held.get(sha256) != size
     ]
     missing = sum(sizes[step.file] - step.arguments["offset"] for step in sent)
-    steps = [*sent, _place(placed)]
+    steps = [*sent, _place(placed)] if placed else sent
     has_runtime = facts.release is not None and (
         facts.release.runtime.digest == release.runtime.digest
     )
@@ -129,7 +128,7 @@ def _send(sha256: str, size: int, held: int, name: str) -> Step:
     return Step("send", f"send {name} ({size:,} bytes{rest})", {"offset": offset}, sha256)
 
 
-def _place(placed: list[Placed]) -> Step:
+def _place(placed: Sequence[Placed]) -> Step:
     files = [
         {"path": one.path, "sha256": digest_of(one.contents), "mode": one.mode} for one in placed
     ]

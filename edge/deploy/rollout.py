@@ -170,11 +170,13 @@ def _deploy_to(host: str, order: Order, depot: Depot, report: Report) -> Outcome
         settings = order.settings or _settings_there(facts)
         report(host, "collecting wheels", 0.0)
         parcel = depot.parcel(facts, settings)
-        layout = Layout()
-        ours = {digest_of(one.contents): one.contents for one in system_files(layout)}
-        contents = {**parcel.contents, **ours}
-        held = connection.ask("held", files=list(contents))
-        plan = make_plan(parcel, facts, held, timeout_s=order.timeout_s, layout=layout)
+        placed = system_files(Layout())
+        of_system = {one.path: digest_of(one.contents) for one in placed}
+        stale = connection.ask("stale", files=of_system)
+        placed = [one for one in placed if one.path in stale]
+        contents = {**parcel.contents, **{of_system[one.path]: one.contents for one in placed}}
+        held = connection.ask("held", files=[*contents, *parcel.release.parts()])
+        plan = make_plan(parcel, placed, facts, held, timeout_s=order.timeout_s)
         differences += release_differences(
             parcel, facts, missing_bytes=plan.missing_bytes, is_forced=order.is_forced
         )

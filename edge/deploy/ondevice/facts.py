@@ -91,7 +91,7 @@ def _glibc() -> str:
 
 
 def pythons() -> list[dict[str, str]]:
-    """CPythons to make an environment of, as what is typed and its version."""
+    """CPythons to make an environment of, which the service's user may run as well."""
     code = (
         "import sys, sysconfig, venv; assert sys.implementation.name == 'cpython';"
         "assert not sysconfig.get_config_var('Py_GIL_DISABLED');"
@@ -100,10 +100,20 @@ def pythons() -> list[dict[str, str]]:
     found = {}
     for name in (sys.executable, *_PYTHONS):
         path = shutil.which(name)
-        version = output(path, "-I", "-c", code) if path else ""
+        version = output(path, "-I", "-c", code) if path and _is_for_all(path) else ""
         if path and version and version not in found:
             found[version] = path
     return [{"version": version, "path": path} for version, path in found.items()]
+
+
+def _is_for_all(path: str) -> bool:
+    """Whether another user may run it: not one in somebody's home folder."""
+    path = os.path.realpath(path)
+    while path != "/":
+        if not os.stat(path).st_mode & 0o001:
+            return False
+        path = os.path.dirname(path)
+    return True
 
 
 def _l4t(text: str) -> str:

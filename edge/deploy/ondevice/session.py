@@ -35,6 +35,7 @@ class Session:
             "facts": self._facts,
             "lock": self._take_lock,
             "held": self._held,
+            "stale": self._stale,
             "send": self._send,
             "place": self._place,
             "install": self._install,
@@ -95,14 +96,18 @@ class Session:
     def _held(self, files: list[str]) -> dict[str, int]:
         return store.held(self._layout, files)
 
+    def _stale(self, files: dict[str, str]) -> list[str]:
+        """The paths at which there is not the file with that digest."""
+        return [path for path, sha256 in files.items() if store.digest_of(path) != sha256]
+
     def _send(self, sha256: str, offset: int, size: int) -> None:
         store.receive(self._layout, sha256, offset, size, self._source)
 
-    def _place(self, files: list[dict[str, Any]]) -> int:
+    def _place(self, files: list[dict[str, Any]]) -> None:
         service.ensure_user(self._layout)
-        placed = [store.place(self._layout, f["path"], f["sha256"], f["mode"]) for f in files]
+        for file in files:
+            store.place(self._layout, file["path"], file["sha256"], file["mode"])
         switch.enable()
-        return sum(placed)
 
     def _install(self, runtime: dict[str, Any]) -> bool:
         return store.install_runtime(self._layout, runtime, self._say)

@@ -75,6 +75,9 @@ def receive(layout: Layout, sha256: str, offset: int, size: int, stream: BinaryI
 
 
 def digest_of(path: str) -> str:
+    """Of a file's contents; empty if there is none."""
+    if not os.path.isfile(path):
+        return ""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while True:
@@ -84,16 +87,12 @@ def digest_of(path: str) -> str:
             digest.update(chunk)
 
 
-def place(layout: Layout, path: str, sha256: str, mode: int) -> bool:
-    """Put a file that was received where it belongs; False if it is there already."""
+def place(layout: Layout, path: str, sha256: str, mode: int) -> None:
+    """Put a file that was received where it belongs."""
     with open(layout.file(sha256), "rb") as stream:
         data = stream.read()
-    with contextlib.suppress(OSError), open(path, "rb") as stream:
-        if stream.read() == data:
-            return False
     os.makedirs(os.path.dirname(path), exist_ok=True)
     durable.write(path, data, mode)
-    return True
 
 
 def install_runtime(layout: Layout, runtime: dict[str, Any], say: Callable[[str], None]) -> bool:

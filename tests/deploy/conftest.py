@@ -1,0 +1,163 @@
+"""Devices to deploy to, and what is brought to them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ssh_device import Device, needs
+
+from edge.bundle import pack, save_tensors
+from edge.core.manifest import Golden, Manifest, Variant
+from edge.core.tensor import TensorSpec
+from edge.deploy.release import read_bundles, read_settings
+from edge.deploy.rollout import Depot, Order, Outcome, deploy
+from edge.deploy.wheels import Target, Wheelhouse
+
+ROOT = Path(__file__).parents[2]
+INPUTS = (TensorSpec("x", "float32", ("batch", 2)),)
+MakeBundle = Callable[..., Path]
+Bring = Callable[..., Outcome]
+OUTPUTS = (TensorSpec("y", "float32", ("batch", 3)),)
+
+
+@pytest.fixture
+def make_device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Device]]:
+    """Make and boot devices with empty disks."""
+    if reason := needs():
+        pytest.skip(reason)
+    devices: list[Device] = []
+
+    def make(name: str = "device", disk: Path | None = None) -> Device:
+        device = Device(tmp_path_factory.mktemp(name, numbered=True), name)
+        device.make(disk)
+        devices.append(device)
+        device.boot()
+        return device
+
+    yield make
+    for device in devices:
+        device.cut_power()
+        # KEEP
+
+
+@pytest.fixture
+def device(make_device: Callable[[], Device]) -> Device:
+    return make_device()
+
+
+@pytest.fixture
+def served(
+    make_device: Callable[..., Device],
+    bring: Bring,
+    make_bundle: MakeBundle,
+    settings: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Device:
+    """A device that serves version 1, installed over SSH the first time this is asked for."""
+    disk = tmp_path_factory.getbasetemp() / "served-disk"
+    if not disk.exists():
+        first = make_device()
+        assert bring(first, make_bundle("1"), config=settings(first)).state == "done"
+        first.cut_power()
+        disk.mkdir()
+        first.copy_to(disk)
+    return make_device(disk=disk)
+
+
+@pytest.fixture(scope="session")
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Target], Wheelhouse]:
+    """A real pip, and a wheel that stands for this project: it leads to this checkout."""
+    folder = tmp_path_factory.mktemp("wheels")
+    own = folder / "edge_runtime-0.1.0-py3-none-any.whl"
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    _write_wheel(own, {"edge_checkout.pth": f"{ROOT}\n{packages}\n"})
+    import ensurepip
+
+    bundled = Path(ensurepip.__file__).parent / "_bundled"
+    pip = next(iter(bundled.glob("pip-*.whl")), None)
+    if pip is None:
+        pytest.skip("needs the pip that comes with Python")
+    return lambda target: Wheelhouse(target, (own, pip), 1_000_000)
+
+
+def _write_wheel(path: Path, files: dict[str, str]) -> None:
+    info = "edge_runtime-0.1.0.dist-info"
+    files = {
+        **files,
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: edge-runtime\nVersion: 0.1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = ""
+    for name, text in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=")
+        record += f"{name},sha256={digest.decode()},{len(text)}\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in {**files, f"{info}/RECORD": f"{record}{info}/RECORD,,\n"}.items():
+            archive.writestr(name, text)
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> MakeBundle:
+    """Pack a bundle for the null engine, which answers zeros: right unless told otherwise."""
+
+    def make(version: str = "1", *, name: str = "m", answer: float = 0.0, **fields: Any) -> Path:
+        parts = tmp_path / f"parts-{name}-{version}"
+        place = parts / "goldens" / "0"
+        place.mkdir(parents=True)
+        save_tensors(place / "inputs.npz", {"x": np.ones((1, 2), np.float32)})
+        save_tensors(place / "expected.npz", {"y": np.full((1, 3), answer, np.float32)})
+        variant: dict[str, Any] = {"id": "null-fp32", "engine": "null", "precision": "fp32"}
+        variant |= {"files": (), "inputs": INPUTS, "outputs": OUTPUTS}
+        variant |= fields.pop("variant", {})
+        golden = Golden(
+            "goldens/0/inputs.npz", "goldens/0/expected.npz", {variant["id"]: {"y": 1e-4}}
+        )
+        given = {"task": "tensors", "profile": "host", "source_sha256": "0" * 64, **fields}
+        manifest = Manifest(
+            schema=1,
+            name=name,
+            version=version,
+            variants=(Variant(**variant),),
+            goldens=(golden,),
+            **given,
+        )
+        return pack(manifest, parts, tmp_path / f"{name}-{version}.edge")
+
+    return make
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., Path]:
+    """The settings of a device, looking at its folder often."""
+
+    def write(device: Device, more: str = "", watch_s: float = 0.1) -> Path:
+        path = tmp_path / f"edge-{device.name}.toml"
+        path.write_text(f'[serve]\nhttp = "{device.http}"\nwatch_s = {watch_s}\n{more}')
+        return path
+
+    return write
+
+
+@pytest.fixture
+def bring(wheelhouse: Callable[[Target], Wheelhouse], settings: Callable[..., Path]) -> Bring:
+    """Deploy bundles to one device."""
+
+    def act(device: Device, *bundles: Path, config: Path | None = None, **fields: Any) -> Outcome:
+        order = Order(
+            bundles=read_bundles(bundles),
+            settings=read_settings(config) if config else None,
+            ssh_options=("-F", str(device.config)),
+            **{"timeout_s": 20.0, **fields},
+        )
+        (outcome,) = deploy(order, [device.name], lambda *_: None, Depot(order, wheelhouse))
+        return outcome
+
+    return act
