@@ -40,7 +40,7 @@ class Flashed(msgspec.Struct, frozen=True):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE")
     parser.add_argument("--profile", required=True, help="the device")
-    parser.add_argument("--settings", type=Path, metavar="edge.toml", help="what to serve by")
+    parser.add_argument("--config", type=Path, metavar="edge.toml", help="what to serve by")
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels to choose from as well")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -270,7 +270,7 @@ def _files(args: argparse.Namespace, profile: DeviceProfile, personal: Personal)
     target = Target(software.python, profile.device.arch, software.glibc)
     _output.err().print("collecting wheels", style="dim")
     wheelhouse = collect(extras_for(manifests), target, more=args.wheels)
-    parcel = make_parcel(bundles, read_settings(args.settings), wheelhouse)
+    parcel = make_parcel(bundles, read_settings(args.config), wheelhouse)
     return [*overlay(parcel), *personal_files(personal)]
 
 
