@@ -143,15 +143,16 @@ def _named(broker: Broker, name: str) -> dict[str, Any]:
 
 
 def _shown(
-    component: dict[str, Any], report: Report, before: str = "", *, hist: bool = False
+    component: dict[str, Any], report: Report | None, before: str = "", *, hist: bool = False
 ) -> str:
     """What Home Assistant makes of a message: the template, with what it knows of there."""
-    envelope = msgspec.structs.replace(Sealer().seal(report.metrics), hist=hist)
     jinja = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
     jinja.filters["as_datetime"] = lambda s: datetime.fromtimestamp(s, timezone.utc)
-    return jinja.from_string(component["val_tpl"]).render(
-        value_json=msgspec.json.decode(encode(envelope)), this=SimpleNamespace(state=before)
-    )
+    known: dict[str, Any] = {"this": SimpleNamespace(state=before)}
+    if report is not None:
+        envelope = msgspec.structs.replace(Sealer().seal(report.metrics), hist=hist)
+        known["value_json"] = msgspec.json.decode(encode(envelope))
+    return jinja.from_string(component["val_tpl"]).render(known)
 
 
 def test_the_device_is_described_once_with_all_its_components(broker: Broker, tell: Format) -> None:
@@ -270,6 +271,20 @@ def test_history_changes_nothing_as_home_assistant_would_take_it_for_now(
         for name in ("gpu percent", "outbox is durable", "power level")
     }
     assert shown == {"gpu percent": "", "outbox is durable": "", "power level": "before"}
+
+
+def test_a_topic_that_was_emptied_changes_nothing(broker: Broker, tell: Format) -> None:
+    """Of a message that is no JSON, Home Assistant makes no ``value_json``."""
+    tell.tell(ALL)
+    shown = {
+        name: _shown(_named(broker, name), None, "before")
+        for name in ("digits success count", "digits is fallback", "digits state")
+    }
+    assert shown == {
+        "digits success count": "",
+        "digits is fallback": "",
+        "digits state": "before",
+    }
 
 
 def test_a_text_is_no_longer_than_a_state_may_be(broker: Broker, tell: Format) -> None:

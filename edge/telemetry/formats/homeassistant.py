@@ -31,11 +31,12 @@ _OF_MODEL = "model-"
 _UNTOLD = ("info",)  # it is in the description of the device
 _MAIN = ("temperature", "power", "energy", "monetary")
 _MAIN_UNITS = ("%", "1/s")
-_SHOWN = {  # x is the value, ``this`` the sensor; an empty state is ignored, but for a text
-    "text": f"this.state if value_json.hist else none if x is none else "
-    f"(x if x is string else x | join(', '))[:{_STATE_CHARACTERS}]",
-    "truth": "'' if value_json.hist else none if x is none else 'ON' if x else 'OFF'",
-    "time": "none if value_json.hist or x is none else (x / 1000) | as_datetime",
+_IS_NEWS = "value_json is defined and not value_json.hist"  # no empty topic, and no history
+_NO_NEWS = {"text": "{{ this.state }}", "time": "None"}  # for all others an empty state is none
+_SHOWN = {  # x is the value; ``None`` is unknown
+    "text": f"none if x is none else (x if x is string else x | join(', '))[:{_STATE_CHARACTERS}]",
+    "truth": "none if x is none else 'ON' if x else 'OFF'",
+    "time": "none if x is none else (x / 1000) | as_datetime",
 }
 _MAIN_TEXTS = ("state", "throttle", "power_level", "drift")
 
@@ -168,7 +169,7 @@ def _classes(quantity: Quantity) -> Metrics:
 
 
 def _template(figure: Figure, version: str) -> str:
-    """Nothing from history, which Home Assistant would take for now; ``None`` is unknown."""
+    """The way to a figure in our JSON, and how it is written as a state."""
     if figure.is_of_row:
         chosen = f"selectattr('name', 'eq', {_text(figure.model)})"
         if version:
@@ -178,8 +179,11 @@ def _template(figure: Figure, version: str) -> str:
         found = "value_json.m"
     *outer, last = (_text(key) for key in figure.keys)
     value = found + "".join(f".get({key}, {{}})" for key in outer) + f".get({last})"
-    shown = _SHOWN.get(figure.quantity.kind, "'' if value_json.hist else x")
-    return f"{{% set x = {value} %}}{{{{ {shown} }}}}"
+    kind = figure.quantity.kind
+    shown, otherwise = _SHOWN.get(kind, "x"), _NO_NEWS.get(kind)
+    otherwise = f"{{% else %}}{otherwise}" if otherwise else ""
+    news = f"{{% set x = {value} %}}{{{{ {shown} }}}}"
+    return f"{{% if {_IS_NEWS} %}}{news}{otherwise}{{% endif %}}"
 
 
 def _is_main(figure: Figure) -> bool:
