@@ -78,10 +78,10 @@ class Backlog:
             return
         log.warning("what waits for the broker is kept in %s from now on", self._folder)
         with self._lock:
-            before, self._outbox = self._outbox, outbox
-            for record in before.drain():
-                outbox.put(EVENT if record.kind == EVENT.number else TELEMETRY, record.payload)
-        self._dropped_before = before.status().dropped_count
+            outbox.adopt(self._outbox.drain())
+            self._dropped_before = self._outbox.status().dropped_count
+            self._outbox = outbox
+        outbox.commit()
         self._worker.close(_DISK_TIMEOUT_S)
         self._worker = Worker(outbox)
         self._worker.start()

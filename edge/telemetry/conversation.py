@@ -13,12 +13,8 @@ from edge.telemetry.topics import Topics
 log = logging.getLogger(__name__)
 
 TOO_LARGE, REFUSED = "too large", "refused"
-# By MQTT 5, these will not be taken later either; all others may be.
-_FINAL = {
-    "Packet too large": TOO_LARGE,
-    "Topic name invalid": REFUSED,
-    "Payload format invalid": REFUSED,
-}
+_FINAL = ("Topic name invalid", "Payload format invalid")
+"""Of MQTT 5's reasons: it will not be taken later either. For all others, it may be."""
 
 
 class Conversation:
@@ -85,9 +81,8 @@ class Conversation:
         if self._link.has_been_cut and self._has_been_heard:
             message = self._suspect.cut(list(self.in_flight.values()))
             if message is not None:
-                size = len(message.payload)
-                why = f"{self._link.address} hung up each time it got these {size} bytes"
-                self._give_up(message, REFUSED, why)
+                why = f"ended the connection each time it got these {len(message.payload)} bytes"
+                self._give_up(message, REFUSED, f"{self._link.address} {why}")
         self.in_flight.clear()
         self._backlog.end()
 
@@ -110,8 +105,7 @@ class Conversation:
     def _rejected(self, message: Message, reason: str) -> None:
         """What may be taken later stays, and goes again with the next connection."""
         if reason in _FINAL:
-            size = self._link.packet_bytes(message.topic, message.payload)
-            self._give_up(message, _FINAL[reason], f"{size} bytes; {self._link.address}: {reason}")
+            self._give_up(message, REFUSED, f"{self._link.address}: {reason}")
         elif not self._has_been_rejected:
             self._has_been_rejected = True
             log.warning("the broker refused a message to %s: %s", message.topic, reason)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from edge.telemetry.address import parse_address
+from edge.telemetry.address import Brokers, addresses, parse_address
 from edge.telemetry.broker import EmbeddedBroker
 from edge.telemetry.link import Link
+from edge.telemetry.sender import Delivery, Sender
+from edge.telemetry.topics import Topics
 from edge.telemetry.watcher import Arrival, Watcher
 
 DEADLINE_S = 15.0
+QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=0.3, keepalive_s=1)
+TOPICS = Topics("lab", "one")
+
+Reply = Callable[[bytes], bytes]
 OPENSSL = shutil.which("openssl")
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
@@ -31,6 +41,13 @@ class BrokerControl:
     @property
     def url(self) -> str:
         return f"mqtt://127.0.0.1:{self.port}"
+
+    def connect(self) -> Link:
+        link = Link(parse_address(self.url))
+        link.open()
+        while link.state == "connecting":
+            link.step(DEADLINE_S)
+        return link
 
     def start(self) -> None:
         raise NotImplementedError
@@ -222,10 +239,7 @@ def send(broker: BrokerControl) -> Callable[..., None]:
     """Sends bytes to the broker, and returns when it has them."""
 
     def deliver(topic: str, payload: bytes, *, is_retained: bool = False) -> None:
-        link = Link(parse_address(broker.url))
-        link.open()
-        while link.state == "connecting":
-            link.step(DEADLINE_S)
+        link = broker.connect()
         number = link.send(topic, payload, is_retained=is_retained)
         while link.is_open and number not in link.acknowledged():
             link.step(DEADLINE_S)
@@ -233,3 +247,143 @@ def send(broker: BrokerControl) -> Callable[..., None]:
         link.disconnect()
 
     return deliver
+
+
+class Server:
+    """Accepts connections and answers each piece of data with ``reply``; a test may cut them."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        self.connections: list[socket.socket] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self._start(self._accept)
+
+    def cut(self) -> None:
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listening.accept()
+                self.connections.append(connection)
+                self._start(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while data := connection.recv(65536):
+                connection.sendall(self.reply(data))
+
+    def _start(self, target: Callable[..., None], *args: Any) -> None:
+        threading.Thread(target=target, args=args, daemon=True).start()
+
+
+class Proxy(Server):
+    """Passes bytes on to a broker while ``is_open``, and hangs up otherwise."""
+
+    def __init__(self, broker_port: int) -> None:
+        self.is_open = True
+        self._broker_port = broker_port
+        super().__init__(lambda data: b"")
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            if not self.is_open:
+                return
+            with socket.create_connection(("127.0.0.1", self._broker_port)) as broker:
+                self.connections.append(broker)
+                self._start(_pipe, broker, connection)
+                _pipe(connection, broker)
+
+
+def _pipe(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def proxy(broker: Any) -> Iterator[Proxy]:
+    proxy = Proxy(broker.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Reply], Server]]:
+    """Starts servers that are no brokers."""
+    servers: list[Server] = []
+
+    def serve(reply: Reply) -> Server:
+        servers.append(Server(reply))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def make_sender() -> Iterator[Callable[..., Sender]]:
+    """Makes senders to a port or to brokers, started unless told otherwise."""
+    senders: list[Sender] = []
+
+    def make(where: int | Brokers, *, is_started: bool = True, **changes: Any) -> Sender:
+        delivery = msgspec.structs.replace(QUICK, **changes)
+        brokers = f"mqtt://127.0.0.1:{where}" if isinstance(where, int) else where
+        sender = Sender(addresses(brokers), TOPICS, delivery)
+        if is_started:
+            sender.start()
+            senders.append(sender)
+        return sender
+
+    yield make
+    for sender in senders:
+        sender.close(0.2)
+
+
+class Reader:
+    """What all devices say at one broker, in order."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self.arrivals: list[Any] = []
+
+    def numbers(self) -> list[int]:
+        self.arrivals += self.watcher.poll(0.02)
+        told = (arrival.metrics.get("number") for arrival in self.arrivals)
+        return [number for number in told if number is not None]
+
+    def gaps(self) -> list[dict[str, Any]]:
+        self.arrivals += self.watcher.poll(0.02)
+        return [arrival.metrics["gap"] for arrival in self.arrivals if arrival.path == "event/gap"]
+
+    def states(self) -> list[tuple[str, str]]:
+        self.arrivals += self.watcher.poll(0.02)
+        found = [arrival.metrics for arrival in self.arrivals if arrival.path == "status"]
+        return [(metrics["state"], metrics.get("reason", "")) for metrics in found]
+
+
+@pytest.fixture
+def read() -> Any:
+    readers: list[Reader] = []
+
+    def read(control: Any) -> Reader:
+        readers.append(Reader(Watcher(control.url)))
+        readers[-1].watcher.open()
+        return readers[-1]
+
+    yield read
+    for reader in readers:
+        reader.watcher.close()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,110 +21,6 @@ TOPICS = Topics("lab", "one")
 COUNT = 300
 
 Eventually = Callable[[Callable[[], bool], str], None]
-Reply = Callable[[bytes], bytes]
-
-
-class Server:
-    """Accepts connections and answers each piece of data with ``reply``; a test may cut them."""
-
-    def __init__(self, reply: Reply) -> None:
-        self.reply = reply
-        self.connections: list[socket.socket] = []
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listening.getsockname()[1]
-        self._start(self._accept)
-
-    def cut(self) -> None:
-        for connection in self.connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        self.cut()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listening.accept()
-                self.connections.append(connection)
-                self._start(self._serve, connection)
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            while data := connection.recv(65536):
-                connection.sendall(self.reply(data))
-
-    def _start(self, target: Callable[..., None], *args: Any) -> None:
-        threading.Thread(target=target, args=args, daemon=True).start()
-
-
-class Proxy(Server):
-    """Passes bytes on to a broker while ``is_open``, and hangs up otherwise."""
-
-    def __init__(self, broker_port: int) -> None:
-        self.is_open = True
-        self._broker_port = broker_port
-        super().__init__(lambda data: b"")
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            if not self.is_open:
-                return
-            with socket.create_connection(("127.0.0.1", self._broker_port)) as broker:
-                self.connections.append(broker)
-                self._start(_pipe, broker, connection)
-                _pipe(connection, broker)
-
-
-def _pipe(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    for end in (source, sink):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
-
-
-@pytest.fixture
-def proxy(broker: Any) -> Iterator[Proxy]:
-    proxy = Proxy(broker.port)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Reply], Server]]:
-    """Starts servers that are no brokers."""
-    servers: list[Server] = []
-
-    def serve(reply: Reply) -> Server:
-        servers.append(Server(reply))
-        return servers[-1]
-
-    yield serve
-    for server in servers:
-        server.close()
-
-
-@pytest.fixture
-def make_sender() -> Iterator[Callable[..., Sender]]:
-    """Makes senders, started unless told otherwise."""
-    senders: list[Sender] = []
-
-    def make(port: int, *, is_started: bool = True, **changes: Any) -> Sender:
-        delivery = msgspec.structs.replace(QUICK, **changes)
-        sender = Sender(BrokerAddress("127.0.0.1", port), TOPICS, delivery)
-        if is_started:
-            sender.start()
-            senders.append(sender)
-        return sender
-
-    yield make
-    for sender in senders:
-        sender.close(0.2)
 
 
 def _topic(number: int) -> str:
@@ -153,7 +46,7 @@ def test_messages_arrive_in_order(broker: Any, listen: Any, make_sender: Any) ->
 
 
 def test_nothing_is_lost_when_connections_break(
-    proxy: Proxy, listen: Any, make_sender: Any, eventually: Eventually
+    proxy: Any, listen: Any, make_sender: Any, eventually: Eventually
 ) -> None:
     """The broker lives on, so that all it has acknowledged reaches the listener."""
     listener = listen()
@@ -184,7 +77,7 @@ def test_what_waited_for_a_connection_is_history(
 
 
 def test_what_was_dropped_is_told_when_the_broker_is_back(
-    proxy: Proxy, listen: Any, make_sender: Any, eventually: Eventually
+    proxy: Any, listen: Any, make_sender: Any, eventually: Eventually
 ) -> None:
     listener = listen()
     proxy.is_open = False
@@ -205,7 +98,7 @@ def test_what_was_dropped_is_told_when_the_broker_is_back(
 
 
 def test_only_the_newest_retained_value_is_sent(
-    proxy: Proxy, listen: Any, make_sender: Any, eventually: Eventually
+    proxy: Any, listen: Any, make_sender: Any, eventually: Eventually
 ) -> None:
     listener = listen()
     proxy.is_open = False
@@ -218,7 +111,7 @@ def test_only_the_newest_retained_value_is_sent(
 
 
 def test_subscription_holds_over_connections_and_a_handler_may_fail(
-    proxy: Proxy, make_sender: Any, eventually: Eventually, caplog: pytest.LogCaptureFixture
+    proxy: Any, make_sender: Any, eventually: Eventually, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[bytes] = []
 
@@ -285,7 +178,7 @@ def test_refusal_is_told_with_its_reason(
 
 
 def test_server_that_hangs_up_at_once_is_survived(
-    proxy: Proxy, make_sender: Any, eventually: Eventually
+    proxy: Any, make_sender: Any, eventually: Eventually
 ) -> None:
     proxy.is_open = False
     sender = make_sender(proxy.port)
@@ -340,6 +233,7 @@ class Picky:
 
     def __init__(self) -> None:
         self.fond = ""
+        self.reason = 0x97  # Quota exceeded
         self.taken: list[int] = []
 
     def __call__(self, data: bytes) -> bytes:
@@ -363,7 +257,7 @@ class Picky:
         is_taken = packet[2:end].decode().endswith(self.fond)
         if is_taken:
             self.taken.append(msgspec.json.decode(packet[end + 3 :])["m"]["number"])
-        return packet[end : end + 2] + (b"\0" if is_taken else b"\x97")
+        return packet[end : end + 2] + (b"\0" if is_taken else bytes([self.reason]))
 
 
 def test_message_that_is_refused_stays_and_holds_up_no_other(
@@ -425,3 +319,19 @@ def _collect_all(listener: Any, count: int) -> list[Any]:
         listener.until(lambda a: a.path.startswith("tele/"), f"message {number}")
         for number in range(count)
     ]
+
+
+def test_message_that_will_never_be_taken_is_given_up_and_told(
+    serve: Any, make_sender: Any, eventually: Eventually
+) -> None:
+    picky = Picky()
+    picky.fond, picky.reason = "n1", 0x90
+    sender = make_sender(serve(picky).port, version="5", timeout_s=5.0, keepalive_s=60)
+    for number in range(2):
+        sender.send(_topic(number), {"number": number})
+    eventually(lambda: picky.taken == [1], "the other")
+    eventually(lambda: sender.backlog.status().dropped_count == 1, "it to be given up")
+    sender.backlog.begin()
+    (gap,) = [message for message in iter(sender.backlog.take, None) if message.topic == TOPICS.gap]
+    assert b'"reason":"refused"' in gap.payload
+    assert b"Topic name invalid" in gap.payload

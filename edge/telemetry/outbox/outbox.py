@@ -125,6 +125,12 @@ class Outbox:
             records = [record for kind in ledger.kinds for record in ledger.tail.unwritten(kind)]
         return sorted(records, key=lambda record: record.seq)
 
+    def adopt(self, records: Sequence[Record]) -> None:
+        """Take over what another outbox had to keep in memory, however much it is."""
+        with self._ledger.lock:
+            for record in records:
+                self._ledger.add(self._ledger.kinds[record.kind], record.payload)
+
     def commit(self) -> bool:
         """Write all that waits in memory; whether all of it is safe now."""
         self.work(is_forced=True)
