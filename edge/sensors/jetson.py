@@ -74,7 +74,8 @@ class JetsonSensors:
 
     def read(self, now_s: float) -> Reading:
         watts = self._watts()
-        rails = _whole(watts)
+        whole = _whole([*(rail.label for rail in self._rails), *(_INPUT for _ in self._inputs)])
+        is_known = bool(whole) and watts.keys() >= set(whole)  # not of the other rails meanwhile
         figures = {}
         loads = [load for path in self._loads if (load := self._tree.integer(path)) is not None]
         if loads:
@@ -84,8 +85,8 @@ class JetsonSensors:
             figures["over_current_peak_count"] = sum(peaks)
         return Reading(
             power_watts=watts,
-            total_watts=round(sum(watts[rail] for rail in rails), 3) if rails else None,
-            total_rail="+".join(rails),
+            total_watts=round(sum(watts[rail] for rail in whole), 3) if is_known else None,
+            total_rail="+".join(whole),
             throttles=(*self._risen(), *self._raised()),
             figures=figures,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,22 @@ def test_whole_is_not_told_while_a_part_of_it_can_not_be_read(machine: Machine) 
 def test_without_counters_there_is_no_energy(machine: Machine) -> None:
     reading = machine.counters().read(0.0)
     assert (reading.total_joules, reading.total_rail) == (None, "")
+
+
+def test_input_that_can_not_be_read_is_not_replaced_by_rails_within_it(tmp_path: Path) -> None:
+    root = shutil.copytree(
+        Path(__file__).parent.parent / "fakes/jetson-orin-nano", tmp_path / "nano"
+    )
+    sensors = device_sensors(root)
+    assert sensors.read(0.0).total_watts == 4.935
+    current = root / "sys/class/hwmon/hwmon1/curr1_input"
+    text = current.read_text()
+    current.write_text("EAGAIN\n")
+    reading = sensors.read(1.0)
+    assert (reading.total_watts, reading.total_rail) == (None, "VDD_IN")
+    assert reading.power_watts == {"VDD_CPU_GPU_CV": 0.769, "VDD_SOC": 1.456}
+    current.write_text(text)
+    assert sensors.read(2.0).total_watts == 4.935
 
 
 @pytest.mark.parametrize(

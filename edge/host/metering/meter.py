@@ -64,8 +64,6 @@ class CostMeter:
         self._work = WorkMeter()
         self._looked_s: float | None = None
         self._open: _Interval | None = None
-        self._rail = ""
-        self._idle = Idle()
         self._begin()
 
     def look(self, now_s: float, reading: Reading, statuses: Sequence[ModelStatus]) -> None:
@@ -86,6 +84,8 @@ class CostMeter:
 
     def _begin(self) -> None:
         self._ledger = Ledger()
+        self._idle = Idle()
+        self._rail = ""
         self._samples = 0
         self._is_estimated = False
         self._since_ms = int(time.time() * 1000)
@@ -107,10 +107,9 @@ class CostMeter:
     def _close(self, interval: _Interval) -> None:
         joules = interval.joules
         if joules is not None:
-            if self._is_estimated:  # a sensor came: what was guessed before is not added to it
-                self._begin()
-            if self._rail != self._energy.rail:
-                self._rail, self._idle = self._energy.rail, Idle()
+            if self._is_estimated or self._rail not in ("", self._energy.rail):
+                self._begin()  # what was guessed, or is of another rail, is not added to it
+            self._rail = self._energy.rail
             self._idle.learn(interval.seconds, joules, is_quiet=interval.is_quiet)
             self._samples += interval.samples
         elif self._energy.source == "none":

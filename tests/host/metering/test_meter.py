@@ -201,14 +201,22 @@ def test_counter_tells_also_of_the_time_in_which_nobody_looked(make_device: Make
     assert device.look(300.0, 5.0).joules == pytest.approx(5.0 * 301)
 
 
-def test_counter_that_falls_and_rail_that_changes_begin_anew(make_device: MakeDevice) -> None:
+def test_counter_that_falls_tells_nothing_of_that_time(make_device: MakeDevice) -> None:
     device = make_device("counter")
     device.look(1.0, 5.0)
     device.true_joules = 1.0
-    assert device.look().joules == pytest.approx(5.0)
+    assert device.look(1.0, 0.0).joules == pytest.approx(5.0)
+    assert device.look(1.0, 7.0).joules == pytest.approx(12.0)
+
+
+def test_energy_of_one_rail_is_not_added_to_that_of_another(make_device: MakeDevice) -> None:
+    device = make_device("counter")
+    device.quiet(5.0, 20)
     device.rail = "psys"
-    assert device.look(1.0, 90.0).joules == pytest.approx(5.0)
-    assert device.look(1.0, 9.0).joules == pytest.approx(14.0)
+    assert device.look(1.0, 90.0).joules == pytest.approx(5.0 * 20)
+    report = device.look(1.0, 9.0)
+    assert (report.joules, report.seconds) == (pytest.approx(9.0), 1.0)
+    assert report.basis.idle_watts is None  # that was of the other, too
 
 
 def test_clock_that_stands_still_or_goes_back_breaks_nothing(make_device: MakeDevice) -> None:
