@@ -223,6 +223,8 @@ class Dispatcher:
 
     def begin(self, task: Task) -> None:
         """It is its turn."""
+        if self._closing.is_set():
+            return  # the broker has it still, for the next process
         try:
             if not task.is_resumed:
                 self._judge.check_expiry(task.order, is_live=task.is_live)

@@ -62,7 +62,7 @@ class Task:
         self._arguments = arguments
         self._notes = notes or {}
         self._progress: dict[str, Any] = {}
-        self._told: dict[str, Any] = {}
+        self._told = self._progress
         self._told_s = 0.0
         self._thread: threading.Thread | None = None
 
