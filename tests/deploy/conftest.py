@@ -15,7 +15,7 @@ import pytest
 from ssh_device import Device, needs
 
 from edge.bundle import pack, save_tensors
-from edge.core.manifest import Golden, Manifest, Variant
+from edge.core.manifest import FileEntry, Golden, Manifest, Variant
 from edge.core.tensor import TensorSpec
 from edge.deploy.release import read_bundles, read_settings
 from edge.deploy.rollout import Depot, Order, Outcome, deploy
@@ -117,6 +117,7 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
         variant: dict[str, Any] = {"id": "null-fp32", "engine": "null", "precision": "fp32"}
         variant |= {"files": (), "inputs": INPUTS, "outputs": OUTPUTS}
         variant |= fields.pop("variant", {})
+        files = _notes(parts, fields.pop("notes_bytes", 0))
         golden = Golden(
             "goldens/0/inputs.npz", "goldens/0/expected.npz", {variant["id"]: {"y": 1e-4}}
         )
@@ -127,11 +128,22 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
             version=version,
             variants=(Variant(**variant),),
             goldens=(golden,),
+            files=files,
             **given,
         )
         return pack(manifest, parts, tmp_path / f"{name}-{version}.edge")
 
     return make
+
+
+def _notes(parts: Path, size: int) -> tuple[FileEntry, ...]:
+    """A file that makes a bundle as large as wanted."""
+    if not size:
+        return ()
+    data = np.random.default_rng(size).bytes(size)
+    (parts / "report").mkdir()
+    (parts / "report/report.html").write_bytes(data)
+    return (FileEntry("report/report.html", hashlib.sha256(data).hexdigest(), size),)
 
 
 @pytest.fixture

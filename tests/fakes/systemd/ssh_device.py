@@ -98,6 +98,18 @@ class Device:
         """What a power cut leaves."""
         _copy_disk(self.folder, disk)
 
+    def take_disk(self, disk: Path) -> None:
+        """Start over with what ``copy_to`` saved."""
+        self.cut_power()
+        for name in ("etc", "opt", "var"):
+            shutil.rmtree(self.folder / name)
+        _copy_disk(disk, self.folder)
+
+    def log(self) -> str:
+        """What the device's processes said."""
+        paths = (self.folder / "log", self.folder / "run/units.out")
+        return "\n".join(path.read_text() for path in paths if path.exists())
+
     def write_config(self) -> None:
         facts = {"port": self.port, "folder": self.folder, "name": self.name}
         (self.folder / "sshd_config").write_text(SSHD.format(**facts))
