@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edge.telemetry.figures import Figure, Figures
@@ -144,6 +145,7 @@ LEFT_OUT: dict[str, str] = {
 COVERED: dict[str, str] = {}
 CONNECT, PUBLISH, SUBSCRIBE, DISCONNECT = 1, 3, 8, 14
 NAMES = Names("Group", "Node")
+STATE = "spBv1.0/STATE/Scada"
 TYPES = {  # of the metric -> the field that its value must be in (chapter 6.4.16)
     4: "long_value",
     10: "double_value",
@@ -151,7 +153,7 @@ TYPES = {  # of the metric -> the field that its value must be in (chapter 6.4.1
     12: "string_value",
     13: "long_value",
 }
-QUICK = Pace(first_wait_s=0.02, longest_wait_s=0.1, host_wait_s=0.3)
+QUICK = Pace(first_wait_s=0.02, longest_wait_s=0.1)
 
 
 def asserts(names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -249,6 +251,9 @@ def record(
     rebirth.metrics.add(name="Node Control/Rebirth", datatype=11, boolean_value=True)
     listener.send("spBv1.0/Group/NCMD/Node", rebirth.SerializeToString())
     heard("NCMD", "NBIRTH", "DBIRTH")
+    listener.send("spBv1.0/Group/NCMD/Node", b"\xff\xff")  # no payload of Sparkplug
+    listener.send("spBv1.0/Group/DCMD/Node/digits", rebirth.SerializeToString())
+    heard("NCMD", "DCMD")
     node.tell(_figures(3.0, 3))
     heard("NDATA")
     line.cut()
@@ -517,12 +522,15 @@ def test_a_goodbye_is_a_death_and_then_disconnect(record: Record) -> None:
 class Waiting:
     """A node that waits for its primary host, over one broker or more."""
 
-    def __init__(self, brokers: list[Any], wire: Any, host: Any, folder: Path) -> None:
+    def __init__(
+        self, brokers: list[Any], wire: Any, host: Any, folder: Path, host_wait_s: float
+    ) -> None:
         self.lines = [wire(broker) for broker in brokers]
         self.hosts = [host(broker) for broker in brokers]
         addresses = [line.address for line in self.lines]
         births = Births(folder / "node.bdSeq")
-        self.node = EdgeNode(addresses, NAMES, births, PrimaryHost("Scada"), QUICK)
+        pace = msgspec.structs.replace(QUICK, host_wait_s=host_wait_s)
+        self.node = EdgeNode(addresses, NAMES, births, PrimaryHost("Scada"), pace)
         self.node.tell(_figures(1.0, 1))
 
     def sessions(self, index: int = 0) -> list[list[Any]]:
@@ -537,12 +545,12 @@ class Waiting:
 @pytest.fixture
 def waiting(
     start_mosquitto: Any, wire: Any, host: Any, tmp_path: Path
-) -> Iterator[Callable[[int], Waiting]]:
+) -> Iterator[Callable[..., Waiting]]:
     made: list[Waiting] = []
 
-    def make(count: int) -> Waiting:
+    def make(count: int, host_wait_s: float = 60.0) -> Waiting:
         brokers = [start_mosquitto() for _ in range(count)]
-        made.append(Waiting(brokers, wire, host, tmp_path))
+        made.append(Waiting(brokers, wire, host, tmp_path, host_wait_s))
         return made[-1]
 
     yield make
@@ -625,18 +633,41 @@ def test_a_node_goes_where_its_primary_host_is(waiting: Any, eventually: Any) ->
     eventually(lambda: first.kinds()[-2:] == ["NBIRTH", "DBIRTH"], "a birth at the first again")
     for index in (0, 1):
         asked = {one.topic for one in one.sessions(index)[0] if one.kind == SUBSCRIBE}
-        assert "spBv1.0/STATE/Scada" in asked
+        assert STATE in asked
         assert one.lines[index].most_open_count == 1
 
 
-def test_a_broker_at_which_the_primary_host_never_was_is_left(
-    waiting: Any, eventually: Any
-) -> None:
-    one = waiting(2)
+def test_a_broker_where_the_primary_host_never_was_is_left(waiting: Any, eventually: Any) -> None:
+    one = waiting(2, host_wait_s=0.2)
     one.hosts[1].state("Scada", online=True, timestamp=1)
     one.node.start()
     eventually(lambda: "NBIRTH" in one.hosts[1].kinds(), "a birth at the second")
     assert "NBIRTH" not in one.hosts[0].kinds()
+
+
+def test_a_broker_where_the_primary_host_is_offline_is_left_at_once(
+    waiting: Any, eventually: Any
+) -> None:
+    one = waiting(2)
+    one.hosts[0].state("Scada", online=False, timestamp=1)
+    one.hosts[1].state("Scada", online=True, timestamp=1)
+    one.node.start()
+    eventually(lambda: "NBIRTH" in one.hosts[1].kinds(), "a birth at the second")
+
+
+def test_another_session_waits_for_the_primary_host_again(waiting: Any, eventually: Any) -> None:
+    one = waiting(1)
+    (host,) = one.hosts
+    one.node.start()
+    eventually(lambda: len(one.sessions()) == 1, "a session")
+    host.send(STATE, b'{"online": true, "timestamp": 1}')  # which the broker does not keep
+    eventually(lambda: host.kinds()[-2:] == ["NBIRTH", "DBIRTH"], "the birth")
+    one.lines[0].cut()
+    eventually(lambda: len(one.sessions()) == 2, "another session")
+    time.sleep(0.2)
+    assert host.kinds()[-1] == "NDEATH"
+    host.send(STATE, b'{"online": true, "timestamp": 2}')
+    eventually(lambda: host.kinds()[-2:] == ["NBIRTH", "DBIRTH"], "the birth")
 
 
 def test_every_assertion_of_the_list_is_tested_or_left_out_for_a_reason() -> None:
