@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from edge.core.errors import BundleError, InputError, UnavailableError
+from edge.core.errors import BundleError, EdgeError, InputError, UnavailableError
 from edge.telemetry.backoff import Backoff
 from edge.telemetry.updates.partial import Partial, Room
 
@@ -28,9 +28,11 @@ _LONGEST_WAIT_S = 60.0
 _LATER = (408, 425, 429)
 """Answers below 500 that say no more than "not now"."""
 
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_DAMAGE = (OSError, http.client.HTTPException)
-"""What a connection that fails, or a server that talks nonsense, comes to; ssl's are OSErrors."""
+_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)", re.ASCII)
+_LENGTH = re.compile(r"\d{1,15}", re.ASCII)
+_DAMAGE = (OSError, http.client.HTTPException, ValueError)
+"""What a connection that fails, or a server that talks nonsense, comes to in the standard library;
+ssl's errors are OSErrors."""
 
 Told = Callable[[int, int | None], None]
 """Called with the bytes that are there and how many there will be, if the server says so."""
@@ -123,6 +125,8 @@ class Download:
                 total = _total(answer, self._partial)
                 self._etag = _strong(answer.headers.get("ETag", ""))
                 _receive(answer, self._partial, self._terms, total)
+        except EdgeError:  # some are ValueErrors
+            raise
         except urllib.error.HTTPError as error:
             with error:
                 self._take_refusal(error)
@@ -194,7 +198,7 @@ def _total(answer: Any, partial: Partial) -> int | None:
     if answer.status != http.client.OK:
         raise _CutError(f"the server answers {answer.status}")
     partial.truncate()
-    return int(length) if length.isascii() and length.isdigit() else None
+    return int(length) if _LENGTH.fullmatch(length) else None
 
 
 def _receive(answer: Any, partial: Partial, terms: Terms, total: int | None) -> None:

@@ -307,6 +307,45 @@ def test_chunks_of_no_update_are_dropped(device: Any, operator: Any, make: Any) 
     assert send_chunks(operator, make(), "a")["status"] == "successful"
 
 
+def test_chunks_come_in_any_order_twice_and_among_others(
+    device: Any, operator: Any, make: Any, runtime: Runtime
+) -> None:
+    device()
+    path = make()
+    with contextlib.closing(ChunkSource(path, CHUNK_BYTES)) as source:
+        operator.order("update/a", model="digits", version="3", **source.fields())
+        operator.answer("update/a", "executing")
+        for index in [*reversed(range(source.count)), *range(source.count)]:
+            for place, data in ((index, source.chunk(index)), (index + 99, b"x"), (index, b"y")):
+                operator.send(f"cmd/update/a/chunk/{place}", data, is_retained=False)
+    assert operator.answer("update/a")["status"] == "successful"
+    assert runtime.status_of("digits").version == "3"
+
+
+def test_a_transfer_outlives_the_broker(
+    device: Any, operator: Any, make: Any, broker: Any, runtime: Runtime
+) -> None:
+    """A broker that forgets all it had: the operator and the device tell it anew."""
+    device()
+    path = make()
+    with contextlib.closing(ChunkSource(path, CHUNK_BYTES)) as source:
+        operator.order("update/a", model="digits", version="3", **source.fields())
+        operator.answer("update/a", "executing")
+        operator.send("cmd/update/a/chunk/1", source.chunk(1), is_retained=False)
+        asked = functools.partial(operator.answer, "update/a", "executing")
+        while asked().get("received_bytes") != CHUNK_BYTES:
+            pass
+        broker.stop()
+        broker.start()
+        operator = type(operator)(broker.url)
+        try:
+            answer = send_chunks(operator, path, "a")
+        finally:
+            operator.close()
+    assert answer["status"] == "successful"
+    assert runtime.status_of("digits").version == "3"
+
+
 def test_files_alone_have_no_place_for_an_update(
     broker: Any, operator: Any, models: Path, tmp_path: Path
 ) -> None:

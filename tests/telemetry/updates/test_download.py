@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import os
 import random
+import socket
 import ssl
 import subprocess
 import threading
@@ -318,9 +319,49 @@ def test_nobody_there_is_tried_again_until_patience_ends(fetch: Callable[..., Pa
         fetch("http://127.0.0.1:1/x", patience_s=0.0)
 
 
-def test_a_silent_server_is_left_in_time(fetch: Callable[..., Path]) -> None:
-    import socket
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\0" * 5000,
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 500 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\nxx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nxx",
+        b"HTTP/1.1 206 OK\r\nContent-Range: bytes 0-" + b"9" * 5000 + b"/*\r\n\r\nxx",
+        b"HTTP/1.1 206 OK\r\nContent-Range: bytes 5-4/3\r\n\r\nxx",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nxx",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\nxx",
+        b"HTTP/1.1 302 OK\r\nLocation: http://[\r\n\r\n",
+        b"HTTP/1.1 416 OK\r\nContent-Range: nonsense\r\n\r\n",
+        b"HTTP/9.9 999 \xff\r\n\r\n",
+    ],
+)
+def test_a_server_that_talks_nonsense_is_a_clear_error(
+    fetch: Callable[..., Path], answer: bytes, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
 
+        def talk() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = server.accept()
+                    with client:
+                        client.recv(4096)
+                        client.sendall(answer)
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        port = server.getsockname()[1]
+        with pytest.raises(EdgeError):
+            fetch(f"http://127.0.0.1:{port}/x", patience_s=0.0)
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert (tmp_path / "updates" / f"{SHA256}.partial").stat().st_size < 10
+
+
+def test_a_silent_server_is_left_in_time(fetch: Callable[..., Path]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(UnavailableError, match="timed out"):
