@@ -60,3 +60,27 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return number
+
+
+def duration(text: str) -> float:
+    """Seconds: ``90s``, ``5m``, ``2h``, or a plain number."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    unit = units.get(text[-1:], 0.0)
+    try:
+        seconds = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e8:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time like 90s, 5m or 2h")
+    return seconds
+
+
+def percent(text: str) -> float:
+    """A share in 0..1, written ``2%``."""
+    try:
+        share = float(text.removesuffix("%")) / 100 if text.endswith("%") else -1.0
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 2%, from 0% to 100%")
+    return share

@@ -121,7 +121,8 @@ def _look(rollout: Rollout, device: str, sight: Sight, rules: Rules, elapsed_s: 
         return replace(step, progress="present", reason="had it already")
     if step.progress == "updating":
         answer = sight.answers.get(rollout.update_id(device), {})
-        return _judge_update(replace(step, spent_s=step.spent_s + elapsed_s), answer, rules)
+        step = replace(step, spent_s=step.spent_s + elapsed_s)
+        return _judge_update(step, answer, rules, is_online=sight.is_online)
     if step.progress == "watched" and rollout.phase == "rolling":
         return _judge_watched(step, sight, rollout.target, rules, elapsed_s)
     if step.progress == "returning":
@@ -130,13 +131,16 @@ def _look(rollout: Rollout, device: str, sight: Sight, rules: Rules, elapsed_s: 
     return step
 
 
-def _judge_update(step: Step, answer: Mapping[str, Any], rules: Rules) -> Step:
+def _judge_update(step: Step, answer: Mapping[str, Any], rules: Rules, *, is_online: bool) -> Step:
     status = answer.get("status")
     if status == "successful":
         return replace(step, progress="watched", spent_s=0.0)
     if status == "failed":
         can_not = answer.get("kind") in _CAN_NOT
         return _ended(step, "skipped" if can_not else "failed", _reason(answer))
+    is_deaf = status in (None, "init") and is_online
+    if is_deaf and step.spent_s > rules.answer_s:
+        return _ended(step, "skipped", f"no answer in {rules.answer_s:g} s: may it be commanded?")
     if step.spent_s > rules.timeout_s:
         return _ended(step, "failed", f"no end in {rules.timeout_s:g} s: {status or 'no answer'}")
     return step

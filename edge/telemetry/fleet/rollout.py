@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edge.core.errors import InputError
+from edge.core.errors import InputError, UnavailableError
 
 Progress = Literal[
     "waiting",  # for its turn, or for the device to be online
@@ -53,6 +53,8 @@ class Rules(msgspec.Struct, frozen=True):
         max_errors: Share of its inferences that may fail meanwhile; fewer than five never count.
         max_failed: Share of a wave's devices that may fail before all is stopped.
         timeout_s: For one update, and for an engine that is built after it.
+        answer_s: A device that is online has this long to answer at all: one whose commands are
+            all switched off never does.
         silence_s: How long a device may be gone or not serve the bundle while it is watched.
     """
 
@@ -61,6 +63,7 @@ class Rules(msgspec.Struct, frozen=True):
     max_errors: _Share = 0.02
     max_failed: _Share = 0.0
     timeout_s: _Seconds = 1800.0
+    answer_s: _Seconds = 60.0
     silence_s: _Seconds = 60.0
 
 
@@ -123,19 +126,31 @@ class Staging(msgspec.Struct, frozen=True):
 
 
 def begin(
-    fleet: str, target: Target, online: Iterable[str], offline: Iterable[str], staging: Staging
+    fleet: str,
+    target: Target,
+    online: Iterable[str],
+    offline: Iterable[str],
+    staging: Staging,
+    *,
+    salt: int = 0,
 ) -> Rollout:
     """Plan a roll-out; those that are offline come last, so that no wave waits for them.
 
+    Args:
+        salt: Another one for each time that the same roll-out is begun anew.
     Raises:
-        InputError: There is no device, or the canary is none of them.
+        UnavailableError: There is no device.
+        InputError: The canary is none of those that are online.
     """
     online, offline = sorted(online), sorted(offline)
     if not online and not offline:
-        raise InputError(f"no device of fleet {fleet!r} is to take {target.name}")
+        raise UnavailableError(
+            f"no device of fleet {fleet!r} was seen that is to take {target.name}",
+            hint="edge fleet shows which there are",
+        )
     waves = tuple(_split(online, offline, staging))
     return Rollout(
-        id=hashlib.sha256(f"{fleet}\n{target.sha256}".encode()).hexdigest()[:16],
+        id=hashlib.sha256(f"{fleet}\n{target.sha256}\n{salt}".encode()).hexdigest()[:16],
         fleet=fleet,
         target=target,
         waves=waves,

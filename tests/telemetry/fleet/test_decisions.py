@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.core.errors import InputError
+from edge.core.errors import InputError, UnavailableError
 from edge.telemetry.fleet.decisions import Action, Sight, advance, current_wave, is_over
 from edge.telemetry.fleet.rollout import (
     Counts,
@@ -29,7 +29,7 @@ OLD = Sight(is_online=True, version="1", digest="old")
 NEW = Sight(is_online=True, version="2", digest="new")
 RULES = Rules(soak_s=10.0, timeout_s=100.0, silence_s=20.0)
 
-Fate = Literal["good", "refuses", "unfit", "errors", "reverts", "falls-silent", "is-mute"]
+Fate = Literal["good", "refuses", "unfit", "errors", "reverts", "falls-silent", "hangs", "is-deaf"]
 FATES: tuple[Fate, ...] = (
     "good",
     "refuses",
@@ -37,9 +37,10 @@ FATES: tuple[Fate, ...] = (
     "errors",
     "reverts",
     "falls-silent",
-    "is-mute",
+    "hangs",
+    "is-deaf",
 )
-BAD = {"refuses", "errors", "reverts", "falls-silent", "is-mute"}
+BAD = {"refuses", "errors", "reverts", "falls-silent", "hangs"}
 
 
 class World:
@@ -65,14 +66,14 @@ class World:
         """Each device goes one step further with what stands in its topics."""
         self.most_updating = max(self.most_updating, len(self.topics))
         for (device, command), answer in list(self.topics.items()):
-            if device in self.offline or self.fates[device] == "is-mute":
+            if device in self.offline or self.fates[device] == "is-deaf":
                 continue
             known = self.remembered.get((device, command))
             if known:
                 self.topics[device, command] = known
             elif answer["status"] == "init":
                 self.topics[device, command] = {**answer, "status": "executing"}
-            elif answer["status"] == "executing":
+            elif answer["status"] == "executing" and self.fates[device] != "hangs":
                 self._end(device, command, answer)
         for device, fate in self.fates.items():
             sight = self.sights[device]
@@ -168,8 +169,8 @@ def test_canaries_may_be_named_and_must_be_online() -> None:
         begin("plant", TARGET, names(4), ["d009"], Staging(canary=("d009",)))
 
 
-def test_fleet_without_devices_is_an_input_error() -> None:
-    with pytest.raises(InputError, match="no device of fleet 'plant'"):
+def test_fleet_without_devices_takes_nothing() -> None:
+    with pytest.raises(UnavailableError, match="no device of fleet 'plant'"):
         begin("plant", TARGET, [], [], Staging())
 
 
@@ -210,6 +211,13 @@ def test_canary_that_can_not_take_it_proves_nothing() -> None:
     assert rollout.reason == "no device has taken it so far: a: unfit"
 
 
+def test_device_that_never_answers_may_not_be_commanded() -> None:
+    rollout = play(world := World({"a": "good", "b": "is-deaf"}), planned(world))
+    assert rollout.devices_in("skipped") == ["b"]
+    assert rollout.steps["b"].reason == "no answer in 60 s: may it be commanded?"
+    assert not world.topics
+
+
 def test_later_device_that_can_not_take_it_is_skipped() -> None:
     rollout = play(world := World({"a": "good", "b": "unfit", "c": "good"}), planned(world))
     assert (rollout.phase, rollout.devices_in("done")) == ("rolling", ["a", "c"])
@@ -225,7 +233,7 @@ def test_share_of_a_wave_may_fail() -> None:
 
 
 def test_stop_takes_back_what_is_under_way_and_going_back_restores_the_rest() -> None:
-    fates: dict[str, Fate] = dict.fromkeys(names(8), "good") | {"d004": "errors", "d007": "is-mute"}
+    fates: dict[str, Fate] = dict.fromkeys(names(8), "good") | {"d004": "errors", "d007": "hangs"}
     world = World(fates)
     rollout = play(world, planned(world, Staging(2, (1.0,))))
     assert rollout.phase == "stopped"
@@ -320,7 +328,7 @@ def test_operator_who_crashes_anywhere_sends_no_command_twice(
         assert world.fates[device] == "good"
     for device, fate in world.fates.items():
         if rollout.phase == "rolling":
-            expected = "done" if fate == "good" else "skipped" if fate == "unfit" else "failed"
+            expected = "done" if fate == "good" else "failed" if fate in BAD else "skipped"
             assert rollout.steps[device].progress == expected
         if rollout.phase == "returning" and world.sights[device].is_online:
             assert world.sights[device].digest == "old"

@@ -1,0 +1,94 @@
+"""Which broker and which devices ``edge fleet`` is about, and the connection to them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fnmatch
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edge.cli import _output
+from edge.core.errors import SettingsError
+from edge.settings import load_settings
+
+if TYPE_CHECKING:
+    from edge.settings import Mqtt
+    from edge.telemetry.fleet.operator import Operator
+    from edge.telemetry.watcher import Watcher
+
+
+def add_connection(parser: argparse.ArgumentParser, *, is_main: bool) -> None:
+    """Options of every action, which may stand before its name too."""
+
+    def default(value: Any) -> Any:
+        return value if is_main else argparse.SUPPRESS
+
+    parser.add_argument(
+        "--mqtt", metavar="URL", default=default(None), help="the broker (default: edge.toml's)"
+    )
+    parser.add_argument(
+        "--fleet",
+        default=default(""),
+        help="only this fleet (default: all to see, edge.toml's to command)",
+    )
+    parser.add_argument(
+        "--select",
+        default=default("*"),
+        metavar="GLOB",
+        help="only devices of such a name, as in 'press-*'",
+    )
+    parser.add_argument(
+        "--json", action="store_true", default=default(False), help="print JSON instead"
+    )
+
+
+def mqtt_settings(args: argparse.Namespace) -> Mqtt:
+    """Those of ``edge.toml`` with the flags laid over them."""
+    settings = load_settings().mqtt
+    if args.mqtt:
+        settings = msgspec.structs.replace(settings, url=args.mqtt)
+    if not settings.url:
+        raise SettingsError(
+            "no MQTT broker is named", hint="give one: edge fleet --mqtt mqtt://HOST:1883"
+        )
+    return settings
+
+
+@contextlib.contextmanager
+def connected(args: argparse.Namespace, *more: str) -> Iterator[Watcher]:
+    """A connection that sees the fleet, or all; ``more`` are further paths to subscribe to."""
+    from edge.telemetry.address import brokers_of
+    from edge.telemetry.watcher import Watcher
+
+    settings = mqtt_settings(args)
+    args.fleet = args.fleet or "+"
+    with Watcher(brokers_of(settings), args.fleet, "+", *more) as watcher:
+        yield watcher
+
+
+@contextlib.contextmanager
+def operating(args: argparse.Namespace) -> Iterator[Operator]:
+    """An operator of one fleet, who has seen all that was retained."""
+    from edge.telemetry.fleet.operator import COMMANDS, SETTLE_S, Operator
+
+    args.fleet = args.fleet or mqtt_settings(args).fleet
+    with connected(args, COMMANDS) as watcher:
+        operator = Operator(watcher, min(SETTLE_S, args.seconds))
+        with _output.err().status(f"looking at fleet {args.fleet} at {watcher.address} …"):
+            end_s = time.monotonic() + args.seconds
+            while time.monotonic() < end_s or not operator.is_settled:
+                operator.poll(0.1)
+        yield operator
+
+
+def selected(operator: Operator, args: argparse.Namespace) -> list[str]:
+    """Names of the devices that were seen and are meant."""
+    return sorted(
+        device
+        for fleet, device in operator.board.devices
+        if fleet == args.fleet and fnmatch.fnmatchcase(device, args.select)
+    )

@@ -1,0 +1,293 @@
+"""``edge fleet roll-out``: a bundle to a fleet, a few devices first."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge.cli import _output
+from edge.cli._arguments import duration, percent, positive
+from edge.cli._fleet_connection import operating, selected
+from edge.core.errors import InputError
+
+if TYPE_CHECKING:
+    from edge.telemetry.fleet.conductor import Change, Conductor
+    from edge.telemetry.fleet.journal import Journal
+    from edge.telemetry.fleet.operator import Operator
+    from edge.telemetry.fleet.rollout import Rollout, Staging, Target
+
+HELP = "bring a bundle to a fleet in stages; the same command goes on where one was left"
+
+_MARKS = {"done": "✓", "present": "✓", "returned": "✓", "failed": "✗", "stuck": "✗"}
+_NAMED = 6  # devices of a wave
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument(
+        "--install", action="store_true", help="also to devices that do not have this model yet"
+    )
+    parser.add_argument(
+        "--canary", type=_canary, default=1, metavar="N|NAME,…", help="the first (default: 1)"
+    )
+    parser.add_argument(
+        "--waves",
+        type=_waves,
+        default=(0.1, 0.5, 1.0),
+        metavar="P%,…",
+        help="shares of all after that (default: 10%%,50%%,100%%)",
+    )
+    parser.add_argument(
+        "--soak",
+        type=duration,
+        default=300.0,
+        metavar="TIME",
+        help="how long each device is watched in service (default: 5m)",
+    )
+    parser.add_argument(
+        "--max-errors",
+        type=percent,
+        default=0.02,
+        metavar="P%",
+        help="a device fails if more of its inferences do (default: 2%%)",
+    )
+    parser.add_argument(
+        "--max-failed",
+        type=percent,
+        default=0.0,
+        metavar="P%",
+        help="stop if more of a wave's devices fail (default: 0%%)",
+    )
+    parser.add_argument(
+        "--at-once", type=positive, default=10, metavar="N", help="updates at a time (default: 10)"
+    )
+    parser.add_argument(
+        "--timeout", type=duration, default=1800.0, metavar="TIME", help="per update (default: 30m)"
+    )
+    parser.add_argument(
+        "--silence",
+        type=duration,
+        default=60.0,
+        metavar="TIME",
+        help="a device fails that is gone for this long after the update (default: 60s)",
+    )
+    parser.add_argument("--url", default="", help="devices fetch it there, not over MQTT")
+    parser.add_argument("--unsigned", action="store_true", help="roll out what nobody signed")
+    parser.add_argument(
+        "--roll-back", action="store_true", help="if it stops, bring all back to what they had"
+    )
+    parser.add_argument("--retry", action="store_true", help="try those again that failed")
+    parser.add_argument("--restart", action="store_true", help="forget what was done, plan anew")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument(
+        "--seconds",
+        type=duration,
+        default=3.0,
+        metavar="TIME",
+        help="how long to look which devices there are (default: 3s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from edge.telemetry.fleet.journal import journal_of
+
+    target = _target(args)
+    with operating(args) as operator:
+        journal = journal_of(args.fleet, target)
+        with contextlib.nullcontext() if args.dry_run else journal.held():
+            rollout = _rollout(args, operator, journal, target)
+            _show_plan(args, rollout)
+            if args.dry_run:
+                return _report(args, rollout)
+            try:
+                rollout = _carry_out(args, operator, journal, rollout)
+            except KeyboardInterrupt:
+                print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+                raise
+            return _report(args, rollout)
+
+
+def _target(args: argparse.Namespace) -> Target:
+    from edge.bundle import open_bundle
+    from edge.core.durable import sha256_of
+    from edge.telemetry.fleet.rollout import Target
+
+    with open_bundle(args.bundle) as bundle:
+        manifest = bundle.manifest
+        if not bundle.has_signature and not args.unsigned:
+            raise InputError(
+                f"{args.bundle} is not signed, and devices take what they can trust",
+                hint=f"edge sign {args.bundle} --key KEY, or say --unsigned",
+            )
+        return Target(
+            name=manifest.name,
+            version=manifest.version,
+            digest=bundle.digest,
+            sha256=sha256_of(args.bundle),
+            size_bytes=args.bundle.stat().st_size,
+        )
+
+
+def _rollout(
+    args: argparse.Namespace, operator: Operator, journal: Journal, target: Target
+) -> Rollout:
+    """The one that was begun, with devices that came since; or a new one."""
+    from edge.telemetry.fleet import rollout as plans
+
+    online, offline = _devices(args, operator, target.name)
+    begun = None if args.restart else journal.read()
+    if begun is None:
+        salt = time.time_ns() if args.restart else 0
+        return plans.begin(args.fleet, target, online, offline, _staging(args), salt=salt)
+    if args.retry:
+        begun = plans.retry(begun)
+    return plans.extend(begun, [*online, *offline]) if begun.phase == "rolling" else begun
+
+
+def _devices(
+    args: argparse.Namespace, operator: Operator, model: str
+) -> tuple[list[str], list[str]]:
+    boards = {name: operator.board.devices[args.fleet, name] for name in selected(operator, args)}
+    meant = {name: board for name, board in boards.items() if args.install or model in board.served}
+    if boards and not meant:
+        raise InputError(
+            f"none of the {len(boards)} devices has a model {model!r}",
+            hint="say --install to bring it to devices that do not have it yet",
+        )
+    online = [name for name, board in meant.items() if board.is_online]
+    return online, [name for name in meant if name not in online]
+
+
+def _staging(args: argparse.Namespace) -> Staging:
+    from edge.telemetry.fleet.rollout import Staging
+
+    return Staging(args.canary, args.waves)
+
+
+def _carry_out(
+    args: argparse.Namespace, operator: Operator, journal: Journal, rollout: Rollout
+) -> Rollout:
+    from edge.telemetry.fleet.conductor import Conductor, Supply
+    from edge.telemetry.fleet.rollout import Rules, go_back
+
+    rules = Rules(
+        at_once=args.at_once,
+        soak_s=args.soak,
+        max_errors=args.max_errors,
+        max_failed=args.max_failed,
+        timeout_s=args.timeout,
+        silence_s=args.silence,
+    )
+    tell = _teller(args)
+    with contextlib.closing(Supply(args.bundle, args.url)) as supply:
+        conductor = Conductor(operator, journal, rollout, rules, supply)
+        with _status(conductor) as tick:
+            rollout = conductor.run(tell, tick)
+            if rollout.phase == "stopped" and args.roll_back:
+                conductor.rollout = go_back(rollout)
+                rollout = conductor.run(tell, tick)
+    return rollout
+
+
+@contextlib.contextmanager
+def _status(conductor: Conductor) -> Iterator[Callable[[], None]]:
+    """How many devices are how far, in a line that changes on a terminal."""
+    with _output.err().status("") as status:
+        yield lambda: status.update(_counts(conductor.rollout))
+
+
+def _counts(rollout: Rollout) -> str:
+    counts = Counter(step.progress for step in rollout.steps.values())
+    return ", ".join(f"{count:,} {progress}" for progress, count in counts.most_common())
+
+
+def _teller(args: argparse.Namespace) -> Callable[[Change], None]:
+    from edge.telemetry.lines import printable
+
+    def tell(change: Change) -> None:
+        if args.json:
+            return
+        who = printable(change.device) or "roll-out"
+        mark = _MARKS.get(change.progress, "·")
+        why = f": {printable(change.reason)}" if change.reason else ""
+        print(f"{time.strftime('%H:%M:%S')} {mark} {who}  {change.progress}{why}", flush=True)
+
+    return tell
+
+
+def _show_plan(args: argparse.Namespace, rollout: Rollout) -> None:
+    if args.json:
+        return
+    target = rollout.target
+    size = _output.size_text(target.size_bytes)
+    _output.title(
+        f"{target.name} {target.version} to {len(rollout.steps):,} of {rollout.fleet}",
+        f"{target.digest[:7]}, {size}, {'from ' + args.url if args.url else 'over MQTT'}",
+    )
+    rows = []
+    for number, wave in enumerate(rollout.waves, 1):
+        names = ", ".join(wave[:_NAMED]) + (" …" if len(wave) > _NAMED else "")
+        progress = Counter(rollout.steps[device].progress for device in wave)
+        rows.append((number, len(wave), names, ", ".join(f"{n} {p}" for p, n in progress.items())))
+    _output.table("", ("wave", "devices", "", "progress"), rows, right=("wave", "devices"))
+    _output.say(
+        f"[dim]{args.at_once} at once, watched for {args.soak:g} s each; stops if more than "
+        f"{_output.percent_text(args.max_failed)} of a wave fail[/]"
+    )
+
+
+def _report(args: argparse.Namespace, rollout: Rollout) -> int:
+    from edge.cli import _main
+
+    good = ("returned",) if rollout.phase == "returning" else ("done", "present")
+    left = [name for name, step in rollout.steps.items() if step.progress not in good]
+    if args.json:
+        _output.print_json(rollout)
+    elif not args.dry_run:
+        _say_end(rollout, sorted(left))
+    return _main.EXIT_GATE if left and not args.dry_run else _main.EXIT_DONE
+
+
+def _say_end(rollout: Rollout, left: list[str]) -> None:
+    from edge.telemetry.lines import printable
+
+    if rollout.phase != "rolling":
+        print(f"stopped: {printable(rollout.reason)}")
+    print(_counts(rollout))
+    reasons = {
+        "waiting": "its turn did not come" if rollout.phase != "rolling" else "offline",
+    }
+    for device in left:
+        step = rollout.steps[device]
+        reason = step.reason or reasons.get(step.progress, "")
+        print(f"  {printable(device)}  {step.progress}{': ' if reason else ''}{printable(reason)}")
+    if rollout.phase == "stopped":
+        print(
+            "hint: the same command with --retry goes on, with --roll-back it brings back what "
+            "they had",
+            file=sys.stderr,
+        )
+    elif left and rollout.phase == "rolling":
+        print("hint: the same command takes on those that were left", file=sys.stderr)
+
+
+def _canary(text: str) -> int | tuple[str, ...]:
+    if text.isdecimal():
+        return int(text)
+    names = tuple(name for name in text.split(",") if name)
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor names of devices")
+    return names
+
+
+def _waves(text: str) -> tuple[float, ...]:
+    shares = tuple(percent(part) for part in text.split(","))
+    if list(shares) != sorted(set(shares)):
+        raise argparse.ArgumentTypeError(f"{text!r} does not rise, as 10%,50%,100% does")
+    return shares

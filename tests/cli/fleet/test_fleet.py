@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from simulated_fleet import SimulatedFleet, good, result
+
+from edge.cli._main import EXIT_DONE, EXIT_UNAVAILABLE, EXIT_USAGE, main
+
+BRIEFLY = ("--seconds", "0.3")
+Fleet = Callable[..., SimulatedFleet]
+
+
+def test_fleet_prints_a_line_for_each_device(
+    url: str, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fleet(good(3)):
+        assert main(["fleet", "--mqtt", url, "--seconds", "0.6"]) == EXIT_DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "edge fleet  3 devices: 3 online"
+    assert [line.split()[:5] for line in lines[2:5]] == [
+        ["●", f"press-{n}", "9.9", "digits", "0"] for n in range(3)
+    ]
+    assert lines[-1].split() == ["digits", "0", "on", "3"]
+
+
+def test_fleet_as_json_has_devices_and_versions(
+    url: str, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fleet(good(2)):
+        arguments = ["--mqtt", url, "--json", "list", "--seconds", "0.5", "--select", "*-1"]
+        assert main(["fleet", *arguments]) == EXIT_DONE
+    told = result(capsys)
+    (device,) = told["devices"]
+    assert (device["device"], device["state"], device["models"][0]["version"]) == (
+        "press-1",
+        "online",
+        "0",
+    )
+    assert told["versions"][0]["devices"] == 1
+
+
+def test_fleet_without_devices_is_exit_3(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fleet", "--mqtt", url, "--seconds", "0.1"]) == EXIT_UNAVAILABLE
+    assert "no device was heard" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", [[], ["send", "load", "--all"], ["roll-out"]])
+def test_absent_broker_is_exit_3(
+    action: list[str], bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    more = [str(bundle), "--unsigned"] if action == ["roll-out"] else []
+    arguments = [*action, *more, "--mqtt", f"mqtt://127.0.0.1:{port}"]
+    assert main(["fleet", *arguments]) == EXIT_UNAVAILABLE
+    assert "no MQTT broker" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--mqtt", "mqtt://h", "send", "load"],
+        ["--mqtt", "mqtt://h", "send", "load", "--all", "digits"],
+        ["--mqtt", "mqtt://h", "send", "load", "--all", "--id", "a b"],
+        ["--mqtt", "mqtt://h", "roll-out", "absent.edge"],
+        ["--mqtt", "mqtt://h", "roll-out", "x.edge", "--waves", "50%,10%"],
+        ["--mqtt", "mqtt://h", "roll-out", "x.edge", "--max-errors", "2"],
+        ["--mqtt", "mqtt://h", "roll-out", "x.edge", "--soak", "5d"],
+    ],
+)
+def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
+    assert main(["fleet", *arguments]) == EXIT_USAGE
+
+
+def test_command_is_followed_to_its_end_and_its_topic_cleared(
+    url: str, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["send", "load", "model=digits", "--select", "press-*", "--fleet", "plant", *BRIEFLY]
+    with fleet(good(2) | {"other": "good"}) as devices:
+        assert main(["fleet", *command, "--mqtt", url, "--id", "again", "--json"]) == EXIT_DONE
+        ends = result(capsys)["devices"]
+        assert {device: end["status"] for device, end in ends.items()} == {
+            "press-0": "successful",
+            "press-1": "successful",
+        }
+        # The devices know it by its id: nothing is run again.
+        assert main(["fleet", *command, "--mqtt", url, "--id", "again"]) == EXIT_DONE
+        assert capsys.readouterr().out.splitlines() == ["✓ press-0  done", "✓ press-1  done"]
+    assert set(devices.runs.values()) == {1}
+
+
+def test_command_without_an_answer_is_taken_back_and_exit_3(
+    url: str, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fleet({"mute": "deaf"}):
+        command = ["send", "load", "model=digits", "--device", "mute", "--timeout", "0.5", *BRIEFLY]
+        code = main(["fleet", *command, "--mqtt", url, "--fleet", "plant"])
+    assert code == EXIT_UNAVAILABLE
+    told = capsys.readouterr()
+    assert told.out == "✗ mute  no answer after 0.5 s\n"
+    assert "[commands]" in told.err
