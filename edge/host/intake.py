@@ -45,7 +45,7 @@ class Intake:
 
         Raises:
             BundleError: A bundle that was named is damaged or missing.
-            InputError: A folder holds no bundle, or two bundles claim one name and version.
+            InputError: A folder holds no bundle, or two bundles in it claim one name and version.
         """
         folders = [source for source in sources if source.is_dir()]
         # Before the first look: what comes in between is not missed.
@@ -62,8 +62,9 @@ class Intake:
                     f"{source} holds no {SUFFIX} file",
                     hint="make one with: edge convert MODEL.onnx",
                 )
+            earlier = self._catalog.slots
             for path in paths:
-                self._add(self._slot_at(path, source))
+                self._add(self._slot_at(path, source), earlier)
         self._catalog.activate_newest(self._activation.is_wanted)
         return watch
 
@@ -200,9 +201,13 @@ class Intake:
             if twin is not None:
                 slot.close()
 
-    def _add(self, slot: Slot) -> None:
+    def _add(self, slot: Slot, earlier: Sequence[Slot] = ()) -> None:
+        """Take in what is there at the start; ``earlier`` are those of sources named before."""
         twin = self._catalog.twin(slot)
-        if twin is not None and twin.digest == slot.digest:  # one bundle, reached by two ways
+        is_same = twin is not None and twin.digest == slot.digest  # reached by two ways
+        if twin is not None and not is_same and twin in earlier:
+            log.warning("%s is left out: %s is %s version %s", slot.path, twin.path, *twin.key)
+        if is_same or twin in earlier:
             slot.close()
             return
         try:

@@ -145,6 +145,21 @@ def test_old_versions_are_deleted_where_that_is_asked_for(
         assert runtime.roll_back("product") == "5"
 
 
+def test_of_two_folders_the_first_has_the_say(
+    make_bundle: MakeBundle, served: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    second = tmp_path / "updates" / "product"
+    second.mkdir(parents=True)
+    make_bundle(version="1", expected=RIGHT).rename(second / "1.edge")
+    make_bundle(version="2").rename(second / "2.edge")
+    with edge.Runtime(served, second.parent) as runtime:
+        assert runtime.versions("product") == ["1", "2"]
+        assert runtime.status_of("product", "1").path == str(served / "product" / "1.edge")
+        assert f"{second / '1.edge'} is left out" in caplog.text
+        status = runtime.install(make_bundle(version="3"), second.parent)
+        assert status.path == str(second / "3.edge")
+
+
 def test_a_look_at_the_folder_finds_nothing_new(make_bundle: MakeBundle, served: Path) -> None:
     with edge.Runtime(served, watch_s=3600) as runtime:
         runtime.install(make_bundle(version="2"), served)
