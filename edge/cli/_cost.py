@@ -123,7 +123,7 @@ def _savings(row: Metrics) -> dict[str, str]:
         return {}
     cache, batches = NOTHING, NOTHING
     if answers:
-        cache = f"{_count(answers)} answers, up to {_unit(row.get('cache_saved_joules'), 'J')}"
+        cache = f"{_count(answers)} answers, {_unit(row.get('cache_saved_joules'), 'J')}"
     if seconds is not None:
         batches = f"{_unit(seconds, 's')}, {_unit(row.get('batch_saved_joules'), 'J')}"
     return {"cache": cache, "batches": batches}

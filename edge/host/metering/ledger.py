@@ -16,24 +16,23 @@ class Account(msgspec.Struct):
 
     Attributes:
         work: What it did, and ``device_s`` how long it had the device for that.
-        joules: Of times that are measured, in which it did ``measured`` inferences in
-            ``measured_s``.
+        joules: Of times that are measured, in which it did ``measured`` in ``measured_s``.
         above_idle_joules: What of that the device would not have drawn otherwise, of times in
-            which its idle power is known; ``above_idle`` inferences were done in them.
+            which its idle power is known; ``above_idle`` was done in them.
     """
 
     work: Work = Work()
     device_s: float = 0.0
     joules: float = 0.0
-    measured: int = 0
+    measured: Work = Work()
     measured_s: float = 0.0
     above_idle_joules: float = 0.0
-    above_idle: int = 0
+    above_idle: Work = Work()
 
     def absorb(self, other: Account) -> None:
-        self.work = self.work.plus(other.work)
-        for name in self.__struct_fields__[1:]:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in self.__struct_fields__:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            setattr(self, name, mine.plus(theirs) if isinstance(mine, Work) else mine + theirs)
 
 
 class Ledger:
@@ -96,8 +95,9 @@ class Ledger:
                 base = (joules - above) * share_s / seconds
                 self._book(self.accounts[key], works[key], share_s, part + base)
                 if idle_watts is not None:
-                    self.accounts[key].above_idle_joules += part
-                    self.accounts[key].above_idle += works[key].inferences
+                    account = self.accounts[key]
+                    account.above_idle_joules += part
+                    account.above_idle = account.above_idle.plus(works[key])
                 left -= part + base
         self.idle_joules += max(0.0, left)  # rounding may leave less than nothing
 
@@ -119,7 +119,7 @@ class Ledger:
     @staticmethod
     def _book(account: Account, work: Work, share_s: float, joules: float) -> None:
         account.joules += joules
-        account.measured += work.inferences
+        account.measured = account.measured.plus(work)
         account.measured_s += share_s
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edge.sensors import Reading
     from edge.settings import Cost
 
+_NO_WORK = Work()
 _LONGEST_S = 60.0
 _GAP = 2.5
 """Readings that are so many intervals apart have a gap between them."""
@@ -99,7 +100,7 @@ class CostMeter:
         self._open = now if before is None else _joined(before, now)
         is_long = self._open.seconds >= _LONGEST_S
         if is_long or all(
-            key in self._open.works and self._open.works[key].busy_ns for key in self._work.running
+            self._open.works.get(key, _NO_WORK).engine_ns for key in self._work.running
         ):
             self._close(self._open)
             self._open = None

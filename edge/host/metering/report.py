@@ -51,12 +51,11 @@ class ModelCost(msgspec.Struct, frozen=True):
     """What one version of a model used since ``CostReport.since_ms``.
 
     Attributes:
-        busy_s: How long it had the device.
+        busy_s: How long it had the device, for the engine and for inputs and outputs.
         joules: Idle power during that time included.
         joules_each: Per inference, of those that were measured; ``above_idle_each`` is that part
             which the device would not have drawn otherwise.
-        recalled: Requests that the cache answered, and the joules that saved at most: answering
-            them took some, too.
+        recalled: Requests that the cache answered, and the joules that saved in the engine.
         per_million: Inferences, at the utilization so far: what the device draws, and wears off,
             while it waits is the models' by their time.
         per_million_full: The same if it never waited, at the same time and energy for each.
@@ -155,24 +154,25 @@ def _model(
     key: Key, account: Account, tariff: Tariff, waited_s: float, waited_joules: float
 ) -> ModelCost:
     work = account.work
-    each = _each(account.joules, account.measured)
-    each_with_wait = _each(account.joules + waited_joules, account.measured)
+    measured = account.measured
+    each = _each(account.joules, measured)
+    each_with_wait = _each(account.joules + waited_joules, measured)
     return ModelCost(
         *key,
         inferences=work.inferences,
         busy_s=account.device_s,
-        joules=account.joules if account.measured else None,
+        joules=account.joules if any(measured) else None,
         joules_each=each,
         above_idle_each=_each(account.above_idle_joules, account.above_idle),
         recalled=work.recalled,
-        recalled_joules=None if each is None else work.recalled * each,
-        batching=_batching(work, _each(account.joules, account.measured_s)),
+        recalled_joules=(
+            None if each is None else work.recalled * account.joules * measured.engine_share
+        ),
+        batching=_batching(work, account.joules / account.measured_s if each else None),
         per_million=tariff.price(
-            _million(each_with_wait), _million(_each(account.device_s + waited_s, work.inferences))
+            _million(each_with_wait), _million(_each(account.device_s + waited_s, work))
         ),
-        per_million_full=tariff.price(
-            _million(each), _million(_each(account.device_s, work.inferences))
-        ),
+        per_million_full=tariff.price(_million(each), _million(_each(account.device_s, work))),
     )
 
 
@@ -187,8 +187,9 @@ def _part(whole: float, share: float, of: float) -> float:
     return whole * share / of if of > 0.0 else 0.0
 
 
-def _each(whole: float, count: float) -> float | None:
-    return whole / count if count > 0 else None
+def _each(whole: float, work: Work) -> float | None:
+    """What an inference has of ``whole``, in which answers of the cache have their part."""
+    return whole * (work.engine_share + work.transfer_share) if work.has_run else None
 
 
 def _million(one: float | None) -> float | None:

@@ -12,23 +12,45 @@ if TYPE_CHECKING:
 Key = tuple[str, str]
 """Name and version of a model."""
 
+_TRANSFER = ("input", "output")
 _UNSETTLED = ("loading", "building", "warming")
 
 
 class Work(NamedTuple):
-    """Counts, and nanoseconds in the engine, which ran ``busy_ns`` in all.
+    """Counts, and nanoseconds: ``engine_ns`` in the engine, where a batch counts once, and
+    ``transfer_ns`` for inputs and outputs, also of the answers that the cache ``recalled``.
 
-    Requests that ran ``alone`` took ``alone_ns``; those that were ``batched`` with others took
-    ``batched_ns``, where a batch counts once. The cache ``recalled`` answers.
+    Requests that ran ``alone`` took ``alone_ns`` of the engine, those that were ``batched`` with
+    others ``batched_ns``.
     """
 
     inferences: int = 0
-    busy_ns: int = 0
+    engine_ns: int = 0
+    transfer_ns: int = 0
     alone: int = 0
     alone_ns: int = 0
     batched: int = 0
     batched_ns: int = 0
     recalled: int = 0
+
+    @property
+    def busy_ns(self) -> int:
+        return self.engine_ns + self.transfer_ns
+
+    @property
+    def has_run(self) -> bool:
+        return self.inferences > 0 and self.busy_ns > 0
+
+    @property
+    def engine_share(self) -> float:
+        """What an inference takes in the engine, of all that was done; 0 if none was."""
+        return self.engine_ns / self.inferences / self.busy_ns if self.has_run else 0.0
+
+    @property
+    def transfer_share(self) -> float:
+        """What the inputs and outputs of an answer take, of all that was done."""
+        answers = self.inferences + self.recalled
+        return self.transfer_ns / answers / self.busy_ns if answers and self.busy_ns else 0.0
 
     def plus(self, more: Work) -> Work:
         return Work(*(one + other for one, other in zip(self, more, strict=True)))
@@ -96,7 +118,8 @@ def _work(snapshot: Snapshot) -> Work:
     alone = batches.get(1)
     return Work(
         inferences=snapshot.success_count,
-        busy_ns=sum(batch.total_ns for batch in batches.values()),
+        engine_ns=sum(batch.total_ns for batch in batches.values()),
+        transfer_ns=sum(snapshot.stages[name].total_ns for name in _TRANSFER if snapshot.stages),
         alone=alone.count if alone else 0,
         alone_ns=alone.total_ns if alone else 0,
         batched=sum(size * batch.count for size, batch in together),

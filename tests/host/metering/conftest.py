@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge.host import Snapshot
+from edge.host import Histogram, Snapshot
 from edge.host.metering import CostMeter, CostReport
 from edge.host.response_cache import CacheCounts
 from edge.host.statistics import Executions
@@ -37,6 +37,7 @@ class Device:
         self.statuses: dict[tuple[str, str], ModelStatus] = {}
         self._batches: dict[tuple[str, str], dict[int, Executions]] = defaultdict(dict)
         self._recalled: Counter[tuple[str, str]] = Counter()
+        self._transfer_ns: Counter[tuple[str, str]] = Counter()
 
     def passes(self, seconds: float, watts: float) -> None:
         """Let time pass without looking."""
@@ -63,6 +64,10 @@ class Device:
         self._batches[key][size] = Executions(before.count + count, total_ns)
         self._state(key)
 
+    def transferred(self, name: str, seconds: float) -> None:
+        self._transfer_ns[(name, "1")] += round(seconds * 1e9)
+        self._state((name, "1"))
+
     def recalled(self, name: str, count: int) -> None:
         self._recalled[(name, "1")] += count
         self._state((name, "1"))
@@ -86,6 +91,10 @@ class Device:
             NO_WORK,
             success_count=sum(size * batch.count for size, batch in batches.items()),
             batches=batches,
+            stages={
+                "input": Histogram(0, self._transfer_ns[key], ()),
+                "output": Histogram(0, 0, ()),
+            },
             cache=CacheCounts(recalled, 0, 0, 0) if recalled else None,
             **changes,
         )

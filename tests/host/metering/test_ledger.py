@@ -11,9 +11,13 @@ from edge.host.metering.work import Work
 
 KEYS = [("a", "1"), ("a", "2"), ("b", "1")]
 
+counts, times_ns = some.integers(0, 1000), some.integers(0, 10**11)
+one_work = some.builds(
+    Work, counts, times_ns, times_ns, counts, times_ns, counts, times_ns, recalled=counts
+)
 works = some.dictionaries(
     some.sampled_from(KEYS),
-    some.builds(Work, some.integers(0, 1000), some.integers(0, 10**11)),
+    one_work,
 )
 intervals = some.tuples(
     some.just(0.0) | some.floats(1e-6, 100.0),
@@ -53,3 +57,12 @@ def test_shares_are_never_negative_never_fall_and_are_the_whole_together(
     assert total == pytest.approx(joules, abs=1e-6)
     assert sum(account.work.inferences for account in accounts) == inferences
     assert ledger.device_s <= ledger.seconds * (1 + 1e-9) + 1e-9
+
+
+@given(one_work)
+def test_inferences_and_answers_of_the_cache_together_are_all_that_was_done(work: Work) -> None:
+    if not work.has_run:
+        return
+    answers = work.inferences + work.recalled
+    told = work.inferences * work.engine_share + answers * work.transfer_share
+    assert told == pytest.approx(1.0)

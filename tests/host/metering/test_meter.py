@@ -358,6 +358,33 @@ def test_answers_of_the_cache_save_what_an_inference_costs(make_device: MakeDevi
     assert a.recalled_joules == pytest.approx(40 * 1.0)
 
 
+def test_preparing_inputs_and_reading_outputs_is_the_models_work(make_device: MakeDevice) -> None:
+    device = make_device(**EUROS)
+    device.ran("a", 0.1)
+    device.transferred("a", 0.3)
+    device.ran("b", 0.4)
+    report = device.look(1.0, 10.0)
+    assert of(report, "a").joules == pytest.approx(of(report, "b").joules)
+    assert of(report, "a").busy_s == pytest.approx(0.4)
+    assert of(report, "a").joules_each == pytest.approx(4.0)
+
+
+def test_answers_of_the_cache_have_their_part_of_what_handling_them_takes(
+    make_device: MakeDevice,
+) -> None:
+    """Or a cache that answers nearly all would make the few inferences that remain look dear."""
+    device = make_device(**EUROS)
+    device.ran("a", 0.01)
+    device.recalled("a", 999)
+    device.transferred("a", 0.2)
+    report = device.look(1.0, 10.0)
+    a = of(report, "a")
+    assert a.joules == pytest.approx(2.1)
+    assert a.joules_each == pytest.approx(0.1 + 0.002)
+    assert a.recalled_joules == pytest.approx(999 * 0.1)
+    assert a.per_million_full.device == pytest.approx(1e6 * PER_DEVICE_S * 0.0102)
+
+
 def test_batches_save_what_their_requests_take_less_than_alone(make_device: MakeDevice) -> None:
     device = make_device()
     device.ran("a", 0.3, count=30)  # 10 ms each
