@@ -24,6 +24,7 @@ from edge.settings import Settings, load_settings
 if TYPE_CHECKING:
     from edge.host import ModelStatus, Runtime
     from edge.server.supervision import Supervisor
+    from edge.telemetry.sender import SenderStatus
 
     Tell = Callable[[list[ModelStatus], str], None]
     """Prints models, after what happened: ``serving``, or ``built``."""
@@ -142,9 +143,7 @@ async def _follow_builds(runtime: Runtime, told: list[ModelStatus], tell: Tell) 
 
 
 @contextlib.contextmanager
-def _telemetry(
-    runtime: Runtime, settings: Settings
-) -> Iterator[Callable[[], dict[str, str]] | None]:
+def _telemetry(runtime: Runtime, settings: Settings) -> Iterator[Callable[[], SenderStatus] | None]:
     """Report on the runtime meanwhile; a broker that is not there changes nothing.
 
     Gives what tells how it stands with the broker, if there is to be one.
@@ -156,7 +155,7 @@ def _telemetry(
 
     publisher = publish(runtime, settings, runtime=runtime)
     try:
-        yield lambda: {"state": publisher.state, "reason": publisher.reason}
+        yield publisher.status
     finally:
         publisher.close()
 

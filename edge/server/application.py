@@ -25,10 +25,12 @@ from edge.server.pipeline_metrics import pipeline_families
 from edge.server.pipelines import PipelineEndpoints
 from edge.server.power_metrics import power_families
 from edge.server.repository import Repository
+from edge.server.telemetry_metrics import telemetry_families
 
 if TYPE_CHECKING:
     from edge.host import Runtime
     from edge.server.http.message import Traffic
+    from edge.telemetry.sender import SenderStatus
 
 Endpoint = Callable[..., Response]
 Route = tuple[str, Endpoint]
@@ -53,9 +55,10 @@ class Application:
         *,
         max_body_bytes: int,
         may_control: bool = False,
-        broker: Callable[[], dict[str, str]] | None = None,
+        broker: Callable[[], SenderStatus] | None = None,
     ) -> None:
         self._runtime = runtime
+        self._broker = broker
         self._traffic = traffic
         self._max_body_bytes = max_body_bytes
         self._inference = Inference(runtime)
@@ -205,6 +208,7 @@ class Application:
             *memory_families(self._runtime.memory, models),
             *pipeline_families(self._runtime.pipeline_status()),
             *power_families(self._runtime.strain),
+            *telemetry_families(self._broker() if self._broker else None),
             *health_families(self._runtime.health()),
             *cost_families(self._runtime.cost),
         )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edge.host import ModelStatus, Runtime
     from edge.server.inference import Inference
     from edge.server.pipelines import PipelineEndpoints
+    from edge.telemetry.sender import SenderStatus
 
 _NOT_METERED = {
     "energy_source": "none",
@@ -42,7 +43,7 @@ class Endpoints:
         runtime: Runtime,
         inference: Inference,
         pipelines: PipelineEndpoints,
-        broker: Callable[[], dict[str, str]] | None = None,
+        broker: Callable[[], SenderStatus] | None = None,
     ) -> None:
         self._runtime = runtime
         self._inference = inference
@@ -63,7 +64,8 @@ class Endpoints:
         if strain is not None:
             answer["power"] = strain.summary()
         if self._broker is not None:
-            answer["mqtt"] = self._broker()
+            status = self._broker()
+            answer["mqtt"] = {"state": status.state, "reason": status.reason}
         return readiness(answer, is_ready, "not all models are ready")
 
     def cost(self, request: Request) -> Response:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from edge.host import Runtime
     from edge.settings import Serve
+    from edge.telemetry.sender import SenderStatus
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Service:
     """
 
     def __init__(
-        self, runtime: Runtime, settings: Serve, broker: Callable[[], dict[str, str]] | None = None
+        self, runtime: Runtime, settings: Serve, broker: Callable[[], SenderStatus] | None = None
     ) -> None:
         self._runtime = runtime
         self._settings = settings

@@ -20,7 +20,7 @@ from edge.telemetry.address import brokers_of
 from edge.telemetry.commands import Steering, steer
 from edge.telemetry.formats import Format, Outlet, formats
 from edge.telemetry.reports import Report, Reporter, Source, Subject, reporters
-from edge.telemetry.sender import Delivery, Sender
+from edge.telemetry.sender import Delivery, Sender, SenderStatus
 from edge.telemetry.topics import Topics
 
 if TYPE_CHECKING:
@@ -72,6 +72,10 @@ class Publisher:
     def reason(self) -> str:
         """Why the broker is unreachable or refused us."""
         return self._sender.reason
+
+    def status(self) -> SenderStatus:
+        """The connection, and what waits for it."""
+        return self._sender.status()
 
     @property
     def dropped_count(self) -> int:

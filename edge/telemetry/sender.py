@@ -18,7 +18,7 @@ from edge.telemetry.clock_floor import ClockFloor
 from edge.telemetry.conversation import Conversation
 from edge.telemetry.envelope import Envelope, Sealer, encode
 from edge.telemetry.link import CONNECT_TIMEOUT_S, Link, Received, Version, Waker, Will
-from edge.telemetry.outbox import Bounds
+from edge.telemetry.outbox import Bounds, Status
 from edge.telemetry.retained import Retained, Value
 from edge.telemetry.rotation import Rotation
 from edge.telemetry.scout import Scout
@@ -55,17 +55,19 @@ class Delivery(msgspec.Struct, frozen=True):
     clock: Path | None = None
 
 
-class ConnectionStatus(msgspec.Struct, frozen=True):
+class SenderStatus(msgspec.Struct, frozen=True):
     """``state``: ``connecting``, ``connected``, ``unreachable``, ``refused`` or ``closed``.
 
-    ``broker`` is that of the connection, or the one that is tried. ``count`` connections were made.
+    ``broker`` is that of the connection, or the one that is tried; ``connection_count`` were
+    accepted so far.
     """
 
     state: str
     reason: str
     broker: str
-    count: int
+    connection_count: int
     in_flight_count: int
+    outbox: Status
 
 
 class Sender:
@@ -113,14 +115,15 @@ class Sender:
         self.backlog.start()
         self._thread.start()
 
-    def status(self) -> ConnectionStatus:
+    def status(self) -> SenderStatus:
         conversation = self._conversation
-        return ConnectionStatus(
+        return SenderStatus(
             state=self.state,
             reason=self.reason,
             broker=str(self._rotation.current),
-            count=self._connection_count,
+            connection_count=self._connection_count,
             in_flight_count=len(conversation.in_flight) if conversation else 0,
+            outbox=self.backlog.status(),
         )
 
     def send(self, topic: str, metrics: dict[str, Any], *, is_event: bool = False) -> None:

@@ -153,6 +153,9 @@ def test_an_absent_broker_stops_nothing(start: Any, models: Path, tmp_path: Path
         live = start(models / "null.edge", "--mqtt", url, cwd=tmp_path)
         live.wait_until_ready()
         assert live.infer("null", {"inputs": [ONES]}).status == 200
+        told = live.get("/metrics").body.decode()
+        assert f'edge_mqtt_broker_info{{broker="{url}"' in told
+        assert "edge_mqtt_connections_total 0" in told
         live.process.terminate()
         output = live.output()
     assert live.process.returncode == 0, output

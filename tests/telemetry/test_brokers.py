@@ -83,7 +83,7 @@ def test_broker_that_answers_and_does_not_accept_us_is_not_returned_to(
     eventually(lambda: sender.state == "connected", "the second broker")
     eventually(lambda: len(refusing.connections) >= 2, "it to be asked again")
     assert (sender.state, sender.status().broker) == ("connected", second.url)
-    assert sender.status().count == 1
+    assert sender.status().connection_count == 1
 
 
 def test_all_reasons_are_told_when_no_broker_is_there(
@@ -129,6 +129,7 @@ def test_subscription_is_renewed_after_a_reconnect_and_at_another_broker(
 
 def test_folder_that_can_be_used_later_takes_over_what_is_in_memory(
     broker: Any,
+    proxy: Any,
     read: Any,
     make_sender: Any,
     eventually: Eventually,
@@ -136,12 +137,12 @@ def test_folder_that_can_be_used_later_takes_over_what_is_in_memory(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Both with no broker, and with one that takes what comes meanwhile."""
     monkeypatch.setattr(backlog_module, "DISK_RETRY_S", 0.05)
     folder = tmp_path / "outbox"
     other = DiskFiles(folder)
-    broker.stop()
-    sender = make_sender(broker.port, folder=folder, bounds=Bounds(memory_bytes=20_000))
+    reader = read(broker)
+    proxy.is_open = False
+    sender = make_sender(proxy.port, folder=folder, bounds=Bounds(memory_bytes=20_000))
     for number in range(60):
         sender.send(_topic(number), {"number": number})
     dropped = sender.backlog.status().dropped_count
@@ -152,8 +153,7 @@ def test_folder_that_can_be_used_later_takes_over_what_is_in_memory(
     assert sender.backlog.status().dropped_count == dropped
     sender.send(_topic(60), {"number": 60})
     assert sender.backlog.commit()
-    broker.start()
-    reader = read(broker)
+    proxy.is_open = True
     eventually(lambda: len(set(reader.numbers())) == 61 - dropped, "all that was left")
     assert sorted(set(reader.numbers())) == list(range(dropped, 61))
     assert [gap["count"] for gap in reader.gaps()] == [dropped]

@@ -74,7 +74,7 @@ def test_message_beyond_the_brokers_limit_is_given_up_and_told(
     assert (gap["count"], gap["reason"], gap["from"]) == (1, reason, gap["to"])
     assert control.url in gap["detail"]
     assert sender.backlog.status().dropped_count == 1
-    assert sender.status().count <= connections
+    assert sender.status().connection_count <= connections
     sender.send(_topic(6), {"number": 6})
     eventually(lambda: 6 in reader.numbers(), "what comes later")
 
@@ -89,10 +89,10 @@ def test_retained_value_beyond_the_brokers_limit_holds_up_nothing(
     sender.retain(TOPICS.of("info"), {"text": "x" * LIMIT})
     sender.send(_topic(0), {"number": 0})
     eventually(lambda: 0 in reader.numbers(), "what is behind it")
-    count = sender.status().count
+    count = sender.status().connection_count
     sender.retain(TOPICS.of("info"), {"text": "short"})
     eventually(lambda: reader.numbers() != [] and _has_info(reader), "another value")
-    assert sender.status().count == count
+    assert sender.status().connection_count == count
 
 
 def _has_info(reader: Any) -> bool:
