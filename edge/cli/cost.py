@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds",
         type=float,
-        default=3.0,
-        help="with --mqtt: how long to wait for what devices tell (default: 3)",
+        default=6.0,  # an interval, by default
+        help="with --mqtt: how long to wait for what devices tell (default: 6)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -117,6 +117,6 @@ def _told_at(url: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     if not newest:
         raise UnavailableError(
             f"no device told its costs to {watcher.address} within {args.seconds:g} s",
-            hint="wait longer with --seconds 10, or see who is there: edge watch",
+            hint="wait longer with --seconds 60, or see who is there: edge watch",
         )
     return {name: {"device": name, **arrival.metrics} for name, arrival in sorted(newest.items())}

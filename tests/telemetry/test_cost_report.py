@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
-from edge.host.metering import CostReport
+from edge.host.metering import CostReport, ModelCost
 from edge.host.metering.report import Basis
 from edge.telemetry.reports.cost import CostReporter
 
@@ -32,6 +33,16 @@ def test_each_interval_has_a_sample_and_each_minute_a_state() -> None:
     assert (len(samples), len(states)) == (25, 3)
     assert samples[0].metrics["energy_joules"] == 12.0
     assert samples[0].metrics == states[0].metrics
+
+
+def test_state_is_told_at_once_when_a_model_ran_first() -> None:
+    told, source = reporter(10.0)
+    list(told.look(0, is_due=True))
+    model = ModelCost("digits", "1", 5, 1.0)
+    source.cost = msgspec.structs.replace(source.cost, models=(model,))
+    reports = list(told.look(SECOND_NS, is_due=True))
+    assert [report.kind for report in reports] == ["telemetry", "retained"]
+    assert reports[1].metrics["models"][0]["name"] == "digits"
 
 
 @pytest.mark.parametrize("seconds", [0.0, 10.0])

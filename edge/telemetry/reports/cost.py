@@ -11,11 +11,12 @@ _RETAIN_EVERY_NS = 60_000_000_000
 
 
 class CostReporter:
-    """Each interval a sample, and each minute a state that stays at the broker."""
+    """Each interval a sample; each minute, and with each new model, a state that stays."""
 
     def __init__(self, subject: Subject) -> None:
         self._source = subject.source
-        self._retained_ns: int | None = None
+        self._retained_ns = 0
+        self._models = -1
 
     def look(self, now_ns: int, *, is_due: bool) -> Iterable[Report]:
         report = self._source.cost
@@ -23,8 +24,9 @@ class CostReporter:
             return
         metrics = report.metrics()
         yield Report(("tele", "cost"), metrics)
-        if self._retained_ns is None or now_ns - self._retained_ns >= _RETAIN_EVERY_NS:
-            self._retained_ns = now_ns
+        is_old = now_ns - self._retained_ns >= _RETAIN_EVERY_NS
+        if is_old or self._models != len(report.models):
+            self._retained_ns, self._models = now_ns, len(report.models)
             yield Report(("cost",), metrics, "retained")
 
 
