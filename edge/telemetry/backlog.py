@@ -77,11 +77,12 @@ class Backlog:
         except (OSError, UnavailableError):
             return
         log.warning("what waits for the broker is kept in %s from now on", self._folder)
+        outbox.adopt(self._outbox.drain())
+        outbox.commit()
         with self._lock:
-            outbox.adopt(self._outbox.drain())
+            outbox.adopt(self._outbox.drain())  # what came since
             self._dropped_before = self._outbox.status().dropped_count
             self._outbox = outbox
-        outbox.commit()
         self._worker.close(_DISK_TIMEOUT_S)
         self._worker = Worker(outbox)
         self._worker.start()

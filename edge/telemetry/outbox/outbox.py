@@ -118,11 +118,13 @@ class Outbox:
         self._changed()
 
     def drain(self) -> list[Record]:
-        """All that is in memory only, in order, for another outbox to keep instead of this one."""
+        """Give away all that is in memory only, in order, for another outbox to keep."""
         ledger = self._ledger
         with ledger.lock:
             ledger.tell_gaps()
             records = [record for kind in ledger.kinds for record in ledger.tail.unwritten(kind)]
+            for record in records:
+                ledger.tail.remove(record.seq)
         return sorted(records, key=lambda record: record.seq)
 
     def adopt(self, records: Sequence[Record]) -> None:
