@@ -55,6 +55,9 @@ def _summary(arrival: Arrival) -> Iterator[str]:
             yield " ".join(_model_figures(sample))
     elif arrival.path in ("cost", "tele/cost"):
         yield from _cost_figures(metrics)
+    elif arrival.path == "event/command":
+        yield " ".join(_texts(metrics, "name", "id", "model", "status"))
+        yield from _texts(metrics, "reason")
     elif kind == "event" and "to" in metrics and "name" in metrics:
         yield f"{metrics['name']} {metrics.get('from')} → {metrics['to']}"
         yield from _texts(metrics, "why")

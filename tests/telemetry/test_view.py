@@ -181,6 +181,11 @@ def test_sparkline_is_scaled_to_the_largest(values: list[float], bars: str) -> N
         ("tele/device", {"cpu_percent": 12.4, "temperature_max_celsius": 54.0}, "cpu 12 % · 54 °C"),
         ("tele/model", sample(12.34), "digits 12.3/s p50 0.412 ms p99 12.34 ms"),
         ("event/model_state", {"name": "m", "from": "a", "to": "b", "why": "c"}, "m a → b · c"),
+        (
+            "event/command",
+            {"name": "load", "id": "a", "model": "m", "status": "failed", "reason": "full"},
+            "load a m failed · full",
+        ),
         ("event/gap", {"gap": {"count": 3}}, '{"gap":{"count":3}}'),
     ],
 )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CHANGED = "by a change at the device after it was as desired"
+_SETTLED = ("ready", "idle")
 _LOOK_S = 1.0
 _RETRY_S = 300.0
 
@@ -151,11 +152,19 @@ class Convergence:
             why = self._departure(kept, name, wanted, active)
             return Finding("failed", why) if why else self._to_activate(name, wanted)
         if _is_loaded_as(active, wanted.loaded):
-            self._reach(name)
-            return Finding()
+            return self._of_state(name, active)
         if name in self._reached:
             return Finding("failed", f"{name} is {active.state} now, {_CHANGED}")
         return self._to_load(name) if wanted.loaded else self._to_unload(name)
+
+    def _of_state(self, name: str, active: ModelStatus) -> Finding:
+        """The right version is active: but does it do its work?"""
+        if active.state == "failed":
+            return Finding("failed", f"{name} {active.version}: {active.reason}")
+        if active.state not in _SETTLED and not active.is_withdrawn:
+            return Finding("converging", f"{name} {active.version} is {active.state}")
+        self._reach(name)
+        return Finding()
 
     def _to_load(self, name: str) -> Finding:
         return self._to_do(name, lambda: self._around.runtime.load(name), "load")
@@ -214,5 +223,5 @@ def _is_loaded_as(status: ModelStatus, wanted: bool | None) -> bool:
     """What is idle comes back with its next request: it counts as loaded."""
     if wanted is None:
         return True
-    is_loaded = not status.is_withdrawn and status.state in ("ready", "idle")
+    is_loaded = not status.is_withdrawn and status.state in _SETTLED
     return is_loaded if wanted else status.is_withdrawn

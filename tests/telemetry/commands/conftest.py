@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import queue
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +22,8 @@ from edge.host import Runtime
 from edge.settings import Commands, Mqtt, Power, Settings
 from edge.telemetry import publish
 from edge.telemetry.address import parse_address
+from edge.telemetry.commands import steering
+from edge.telemetry.commands.verb import Context, Progress, Result, Verb
 from edge.telemetry.link import Link, Received
 from edge.telemetry.sender import Delivery
 
@@ -160,6 +164,7 @@ def models(tmp_path: Path) -> Path:
 def runtime(models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Runtime]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     with Runtime(models, power=Power()) as runtime:
+        runtime.load_all()
         yield runtime
 
 
@@ -177,3 +182,34 @@ def start(broker: Any, runtime: Runtime, tmp_path: Path) -> Iterator[Callable[..
     yield start
     for publisher in started:
         publisher.close()
+
+
+class Gated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    model: str = ""
+
+
+class GatedVerb(Verb[Gated]):
+    """Tells when it is entered, and waits until it is let go."""
+
+    arguments = Gated
+
+    def __init__(self) -> None:
+        self.entered: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.gate = threading.Event()
+        self.ids: list[str] = []
+
+    def run(self, context: Context, arguments: Gated, progress: Progress) -> Result:
+        self.ids.append(context.id)
+        self.entered.put(context.id)
+        while not self.gate.wait(0.02):
+            progress(0.5, said=context.id)
+            context.check()
+        return {"id": context.id}
+
+
+@pytest.fixture
+def gated(monkeypatch: pytest.MonkeyPatch) -> Iterator[GatedVerb]:
+    verb = GatedVerb()
+    monkeypatch.setattr(steering, "verbs", lambda: {"load": verb, "unload": verb})
+    yield verb
+    verb.gate.set()

@@ -162,6 +162,15 @@ def test_version_that_does_not_load_is_failed_and_tried_once(
     assert calls == ["1"]
 
 
+def test_right_version_that_fails_is_no_success(
+    start: Any, operator: Any, runtime: Runtime
+) -> None:
+    runtime._catalog.find("digits", "2").reject("the engine is gone")
+    start(desired=True)
+    _desire(operator, rev=1, models=_to_version("2"))
+    assert "the engine is gone" in _reported(operator, 1, "failed")["reason"]
+
+
 def test_document_that_is_cleared_is_forgotten(start: Any, operator: Any, runtime: Runtime) -> None:
     start(desired=True)
     _desire(operator, rev=7, models=_to_version("1"))

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import queue
-import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,8 +10,7 @@ import pytest
 
 from edge.host import Runtime
 from edge.telemetry import clock
-from edge.telemetry.commands import journal, steering
-from edge.telemetry.commands.verb import Context, Progress, Result, Verb
+from edge.telemetry.commands.verb import Result
 
 
 def test_load_is_done_and_told_with_all_that_came(
@@ -64,39 +57,8 @@ def test_bad_command_fails_with_a_reason(
     assert (answer["kind"], part in answer["reason"]) == (kind, True), answer
 
 
-class Gated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    model: str = ""
-
-
-class GatedVerb(Verb[Gated]):
-    """Tells when it is entered, and waits until it is let go."""
-
-    arguments = Gated
-
-    def __init__(self) -> None:
-        self.entered: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.gate = threading.Event()
-        self.ids: list[str] = []
-
-    def run(self, context: Context, arguments: Gated, progress: Progress) -> Result:
-        self.ids.append(context.id)
-        self.entered.put(context.id)
-        while not self.gate.wait(0.02):
-            progress(0.5, said=context.id)
-            context.check()
-        return {"id": context.id}
-
-
-@pytest.fixture
-def gated(monkeypatch: pytest.MonkeyPatch) -> Iterator[GatedVerb]:
-    verb = GatedVerb()
-    monkeypatch.setattr(steering, "verbs", lambda: {"load": verb, "unload": verb})
-    yield verb
-    verb.gate.set()
-
-
 def test_same_id_again_is_told_the_same_end_and_not_run(
-    start: Any, operator: Any, gated: GatedVerb
+    start: Any, operator: Any, gated: Any
 ) -> None:
     gated.gate.set()
     start(load=True)
@@ -109,20 +71,8 @@ def test_same_id_again_is_told_the_same_end_and_not_run(
     assert gated.ids == ["a"]
 
 
-def test_same_id_after_a_restart_is_known(start: Any, operator: Any, gated: GatedVerb) -> None:
-    gated.gate.set()
-    publisher = start(load=True)
-    operator.order("load/a", model="m")
-    first = operator.answer("load/a")
-    publisher.close()
-    start(load=True)
-    operator.order("load/a", model="m")
-    assert operator.answer("load/a") == first
-    assert gated.ids == ["a"]
-
-
 def test_command_that_runs_is_told_again_when_its_topic_is_overwritten(
-    start: Any, operator: Any, gated: GatedVerb
+    start: Any, operator: Any, gated: Any
 ) -> None:
     start(load=True)
     operator.order("load/a", model="m")
@@ -137,7 +87,7 @@ def test_command_that_runs_is_told_again_when_its_topic_is_overwritten(
     assert gated.ids == ["a"]
 
 
-def test_progress_is_told(start: Any, operator: Any, gated: GatedVerb) -> None:
+def test_progress_is_told(start: Any, operator: Any, gated: Any) -> None:
     start(load=True)
     operator.order("load/a", model="m")
     answer = operator.until(
@@ -148,7 +98,7 @@ def test_progress_is_told(start: Any, operator: Any, gated: GatedVerb) -> None:
 
 
 def test_commands_of_one_model_wait_for_each_other_and_others_do_not(
-    start: Any, operator: Any, gated: GatedVerb
+    start: Any, operator: Any, gated: Any
 ) -> None:
     start(load=True, unload=True)
     for path, model in (("load/a", "m"), ("unload/b", "m"), ("load/c", "m"), ("load/d", "n")):
@@ -161,7 +111,7 @@ def test_commands_of_one_model_wait_for_each_other_and_others_do_not(
     assert [id_ for id_ in gated.ids if id_ != "d"] == ["a", "b", "c"]
 
 
-def test_more_than_the_queue_takes_is_refused(start: Any, operator: Any, gated: GatedVerb) -> None:
+def test_more_than_the_queue_takes_is_refused(start: Any, operator: Any, gated: Any) -> None:
     start(load=True, queue=2)
     for id_ in "abcde":
         operator.order(f"load/{id_}", model="m")
@@ -174,7 +124,7 @@ def test_more_than_the_queue_takes_is_refused(start: Any, operator: Any, gated: 
 
 
 def test_command_that_is_cleared_before_its_turn_never_runs(
-    start: Any, operator: Any, gated: GatedVerb
+    start: Any, operator: Any, gated: Any
 ) -> None:
     start(load=True)
     operator.order("load/a", model="m")
@@ -188,7 +138,7 @@ def test_command_that_is_cleared_before_its_turn_never_runs(
 
 
 def test_end_of_a_command_that_was_cleared_is_not_told_on_its_topic(
-    broker: Any, start: Any, operator: Any, gated: GatedVerb
+    broker: Any, start: Any, operator: Any, gated: Any
 ) -> None:
     start(load=True)
     operator.order("load/a", model="m")
@@ -203,138 +153,6 @@ def test_end_of_a_command_that_was_cleared_is_not_told_on_its_topic(
     late.until(lambda r: r.topic.endswith("load/b"), "what is retained")
     assert not any(received.topic.endswith("load/a") for received in late.seen)
     late.close()
-
-
-def test_end_is_told_when_the_broker_is_back(
-    broker: Any, start: Any, operator: Any, gated: GatedVerb, eventually: Any
-) -> None:
-    publisher = start(load=True)
-    operator.order("load/a", model="m")
-    gated.entered.get(timeout=10)
-    broker.stop()
-    eventually(lambda: publisher.state != "connected", "the loss to be seen")
-    gated.gate.set()
-    broker.start()
-    back = type(operator)(broker.url)
-    assert back.answer("load/a")["status"] == "successful"
-    assert back.event(id="a")["status"] == "successful"
-    back.close()
-
-
-def test_end_that_nobody_heard_is_told_after_a_restart(
-    broker: Any, start: Any, operator: Any, gated: GatedVerb, eventually: Any, tmp_path: Path
-) -> None:
-    publisher = start(load=True)
-    operator.order("load/a", model="m")
-    gated.entered.get(timeout=10)
-    broker.stop()
-    gated.gate.set()
-    record = tmp_path / "outbox" / "commands" / "load.a.json"
-    eventually(lambda: b'"successful"' in record.read_bytes(), "the end to be kept")
-    publisher.close()
-    broker.start()
-    start(load=True)
-    back = type(operator)(broker.url)
-    assert back.answer("load/a")["status"] == "successful"
-    eventually(lambda: b'"is_told":true' in record.read_bytes(), "it to be known as told")
-    back.send("cmd/load/a", b"")
-    back.order("load/b", model="m")
-    back.answer("load/b")
-    assert not any(r.topic.endswith("load/a") and r.payload for r in back.seen)
-    back.close()
-
-
-def test_command_that_a_restart_cut_has_failed(
-    start: Any, operator: Any, gated: GatedVerb, tmp_path: Path
-) -> None:
-    publisher = start(load=True)
-    operator.order("load/a", model="m")
-    gated.entered.get(timeout=10)
-    publisher.close(0.2)
-    start(load=True)
-    answer = operator.answer("load/a")
-    assert (answer["status"], answer["kind"]) == ("failed", "interrupted")
-    assert gated.ids == ["a"]
-
-
-def test_command_that_can_go_on_does_after_a_restart(
-    start: Any, operator: Any, gated: GatedVerb, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(GatedVerb, "is_resumed", True)
-    publisher = start(load=True)
-    operator.order("load/a", model="m")
-    gated.entered.get(timeout=10)
-    publisher.close(0.2)
-    gated.gate.set()
-    start(load=True)
-    assert operator.answer("load/a")["status"] == "successful"
-    assert gated.ids == ["a", "a"]
-
-
-def test_command_that_waited_at_a_restart_is_run_by_the_next(
-    start: Any, operator: Any, gated: GatedVerb
-) -> None:
-    publisher = start(load=True)
-    for id_ in "ab":
-        operator.order(f"load/{id_}", model="m")
-    gated.entered.get(timeout=10)
-    publisher.close(0.2)
-    gated.gate.set()
-    start(load=True)
-    answer = operator.answer("load/b")
-    assert answer["status"] == "successful", answer
-    assert gated.ids == ["a", "b"]
-
-
-def test_command_of_which_only_the_broker_knows_that_it_runs_has_failed(
-    start: Any, operator: Any, gated: GatedVerb
-) -> None:
-    operator.send("cmd/load/a", b'{"status": "executing", "model": "m"}')
-    start(load=True)
-    answer = operator.answer("load/a", "failed")
-    assert (answer["kind"], answer["model"]) == ("interrupted", "m")
-
-
-def test_damaged_record_is_never_run_again(
-    start: Any, operator: Any, gated: GatedVerb, tmp_path: Path
-) -> None:
-    folder = tmp_path / "outbox" / "commands"
-    folder.mkdir(parents=True)
-    (folder / "load.a.json").write_bytes(b'{"verb": "lo')
-    start(load=True)
-    operator.order("load/a", model="m")
-    assert "damaged" in operator.answer("load/a", "failed")["reason"]
-    assert gated.ids == []
-
-
-def test_what_can_not_be_kept_is_not_run(
-    start: Any, operator: Any, gated: GatedVerb, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    start(load=True)
-    monkeypatch.setattr(journal, "replacing", full)
-    operator.order("load/a", model="m")
-    answer = operator.answer("load/a", "failed")
-    assert (answer["kind"], "No space left" in answer["reason"]) == ("unavailable", True)
-    assert gated.ids == []
-    monkeypatch.undo()
-
-
-def test_ids_are_remembered_up_to_a_number(
-    start: Any, operator: Any, gated: GatedVerb, tmp_path: Path
-) -> None:
-    gated.gate.set()
-    start(load=True, remember=3)
-    for number in range(6):
-        operator.order(f"load/n{number}", model="m")
-        operator.answer(f"load/n{number}")
-    folder = tmp_path / "outbox" / "commands"
-    assert len(list(folder.glob("*.json"))) == 3
-    operator.order("load/n0", model="m")
-    operator.answer("load/n0", "executing")
-    assert gated.ids.count("n0") == 2
 
 
 def test_device_without_rights_listens_to_nothing(
@@ -354,7 +172,7 @@ def test_device_without_rights_listens_to_nothing(
 
 
 def test_expired_command_is_not_run(
-    start: Any, operator: Any, gated: GatedVerb, monkeypatch: pytest.MonkeyPatch
+    start: Any, operator: Any, gated: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gated.gate.set()
     monkeypatch.setattr(clock, "is_synchronized", lambda: True)
@@ -367,7 +185,7 @@ def test_expired_command_is_not_run(
 
 
 def test_expiry_that_can_not_be_judged_is_not_risked_for_what_was_retained(
-    start: Any, operator: Any, gated: GatedVerb, monkeypatch: pytest.MonkeyPatch
+    start: Any, operator: Any, gated: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gated.gate.set()
     monkeypatch.setattr(clock, "is_synchronized", lambda: False)
@@ -379,9 +197,7 @@ def test_expiry_that_can_not_be_judged_is_not_risked_for_what_was_retained(
     assert operator.answer("load/new")["status"] == "successful"
 
 
-def test_events_of_nonsense_are_bounded_and_counted(
-    start: Any, operator: Any, gated: GatedVerb
-) -> None:
+def test_events_of_nonsense_are_bounded_and_counted(start: Any, operator: Any, gated: Any) -> None:
     gated.gate.set()
     start(load=True)
     for number in range(60):
@@ -393,7 +209,7 @@ def test_events_of_nonsense_are_bounded_and_counted(
 
 
 def test_inference_goes_on_while_a_command_hangs(
-    start: Any, operator: Any, gated: GatedVerb, runtime: Runtime
+    start: Any, operator: Any, gated: Any, runtime: Runtime
 ) -> None:
     runtime.load_all()
     start(load=True)
@@ -404,7 +220,7 @@ def test_inference_goes_on_while_a_command_hangs(
 
 
 def test_defect_of_a_verb_is_a_failure_and_no_end(
-    start: Any, operator: Any, gated: GatedVerb, monkeypatch: pytest.MonkeyPatch
+    start: Any, operator: Any, gated: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> Result:
         raise KeyError("oops")
