@@ -98,6 +98,18 @@ def test_two_bundles_of_one_name_and_version_are_refused(make_bundle: MakeBundle
     assert "two.edge" in str(caught.value)
 
 
+def test_what_an_earlier_folder_has_in_the_same_version_is_left_out(
+    make_bundle: MakeBundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = tmp_path / "release", tmp_path / "updates"
+    for folder, task in ((first, "tensors"), (second, "classification")):
+        folder.mkdir()
+        make_bundle(file=task, task=task).rename(folder / "product.edge")
+    with edge.Runtime(first, second) as runtime:
+        assert [status.path for status in runtime.status()] == [str(first / "product.edge")]
+    assert f"{second / 'product.edge'} is left out" in caplog.text
+
+
 def test_one_bundle_that_is_reached_twice_is_served_once(make_bundle: MakeBundle) -> None:
     path = make_bundle()
     with edge.Runtime(path, path.parent) as runtime:
