@@ -269,8 +269,10 @@ def _files(args: argparse.Namespace, profile: DeviceProfile, personal: Personal)
     software = profile.software
     target = Target(software.python, profile.device.arch, software.glibc)
     _output.err().print("collecting wheels", style="dim")
-    wheelhouse = collect(extras_for(manifests), target, more=args.wheels)
-    parcel = make_parcel(bundles, read_settings(args.config), wheelhouse)
+    settings = read_settings(args.config)
+    extras = extras_for(manifests, settings.settings)
+    wheelhouse = collect(extras, target, more=args.wheels)
+    parcel = make_parcel(bundles, settings, wheelhouse)
     return [*overlay(parcel), *personal_files(personal)]
 
 

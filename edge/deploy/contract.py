@@ -194,10 +194,12 @@ def _is_for(manifest: Manifest, engine: str) -> bool:
 
 
 def _downgrades(parcel: Parcel, facts: Facts) -> Iterator[Difference]:
-    serving = {model.name: model.version for model in facts.release.models} if facts.release else {}
+    serving = [(one.name, one.version) for one in facts.updates]
+    serving += [(one.name, one.version) for one in facts.release.models] if facts.release else []
     for model in parcel.release.models:
-        there = serving.get(model.name, "")
-        if there and version_key(there) > version_key(model.version):
+        versions = [version for name, version in serving if name == model.name]
+        there = max(versions, key=version_key, default=model.version)
+        if version_key(there) > version_key(model.version):
             do = f"--force puts {model.version} in the place of {there}"
             yield Difference("version", f"{model.name} <={model.version}", there, do)
 

@@ -28,6 +28,13 @@ class Installed(msgspec.Struct, frozen=True):
     sha256: str
 
 
+class Update(msgspec.Struct, frozen=True):
+    """A model that a command brought, beside the release."""
+
+    name: str
+    version: str
+
+
 class InstalledRuntime(msgspec.Struct, frozen=True):
     digest: str
 
@@ -75,6 +82,7 @@ class Facts(msgspec.Struct, frozen=True):
     init: str
     release: InstalledRelease | None = None
     previous: InstalledRelease | None = None
+    updates: tuple[Update, ...] = ()
 
     @property
     def python(self) -> str:

@@ -24,10 +24,6 @@ _INSTALLERS = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json")
 """Of the installation, not of the wheel; RECORD is made anew."""
 
 
-def provided_extras() -> set[str]:
-    return set(metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or ())
-
-
 def own_wheel(cache: Path | None = None) -> Path:
     """A wheel of the code that runs here: the same code gives the same file.
 

@@ -53,7 +53,7 @@ def make_plan(
         timeout_s: How long a release may take to be healthy.
     """
     release = parcel.release
-    takeover = how_to_take_over(release, parcel.settings, facts.release)
+    takeover = how_to_take_over(release, parcel.settings, facts)
     sizes = {digest_of(p.contents): size_of(p.contents) for p in placed} | release.parts()
     sent = [
         _send(sha256, size, held.get(sha256, 0), _names(release).get(sha256, "our own program"))
@@ -74,12 +74,11 @@ def make_plan(
     return Plan(takeover, tuple(steps), missing)
 
 
-def how_to_take_over(
-    release: Release, settings: Settings, serving: InstalledRelease | None
-) -> Takeover:
+def how_to_take_over(release: Release, settings: Settings, facts: Facts) -> Takeover:
     """A service that watches its folder takes newer models over without a pause; all else that
     changes needs a new process.
     """
+    serving = facts.release
     if serving is None:
         return "first"
     if serving.digest == release.digest:
@@ -95,7 +94,9 @@ def how_to_take_over(
         for model in release.models
         if model.name in there
     )
-    return "live" if is_same_process and is_forward else "restart"
+    # Updates of the same models go: their files would be missed before the new ones are found.
+    is_alone = not {model.name for model in release.models} & {one.name for one in facts.updates}
+    return "live" if is_same_process and is_forward and is_alone else "restart"
 
 
 def kept_models(release: Release, serving: InstalledRelease | None) -> list[Installed]:

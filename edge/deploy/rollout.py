@@ -96,7 +96,9 @@ class Depot:
     """Collects for each kind of device once what goes there, whichever host asks first."""
 
     def __init__(
-        self, order: Order, wheelhouse: Callable[[Target], Wheelhouse] | None = None
+        self,
+        order: Order,
+        wheelhouse: Callable[[Sequence[str], Target], Wheelhouse] | None = None,
     ) -> None:
         self._order = order
         self._collect = wheelhouse or self._from_index
@@ -109,17 +111,15 @@ class Depot:
         key = target, settings.part.sha256
         with self._lock:
             if key not in self._parcels:
-                self._parcels[key] = make_parcel(
-                    self._order.bundles, settings, self._collect(target)
-                )
+                manifests = [bundle.manifest for bundle in self._order.bundles]
+                extras = extras_for(manifests, settings.settings)
+                wheels = self._collect(extras, target)
+                self._parcels[key] = make_parcel(self._order.bundles, settings, wheels)
             return self._parcels[key]
 
-    def _from_index(self, target: Target) -> Wheelhouse:
+    def _from_index(self, extras: Sequence[str], target: Target) -> Wheelhouse:
         order = self._order
-        manifests = [bundle.manifest for bundle in order.bundles]
-        return collect(
-            extras_for(manifests), target, more=order.more_wheels, is_fresh=order.has_fresh_wheels
-        )
+        return collect(extras, target, more=order.more_wheels, is_fresh=order.has_fresh_wheels)
 
 
 def deploy(

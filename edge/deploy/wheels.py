@@ -20,7 +20,8 @@ from edge.core.cache import default_cache
 from edge.core.errors import InputError, UnavailableError
 from edge.core.lazy import DISTRIBUTION
 from edge.core.manifest import Manifest
-from edge.deploy.own_wheel import own_wheel, provided_extras
+from edge.deploy.own_wheel import own_wheel
+from edge.settings import Settings
 
 _SYSTEM_PACKAGES = {"tensorrt": "pycuda"}
 """Engines that a device has from its own package manager, so that no wheel of them is sent; and
@@ -86,13 +87,13 @@ class Wheelhouse(msgspec.Struct, frozen=True):
     has_system_packages: bool = False
 
 
-def extras_for(manifests: Iterable[Manifest]) -> tuple[str, ...]:
-    """The extras of this project that serve these bundles, sorted."""
-    wanted: set[str] = set()
+def extras_for(manifests: Iterable[Manifest], settings: Settings) -> tuple[str, ...]:
+    """The extras of this project that serve these bundles by these settings, sorted."""
+    wanted = {"sign", *settings.mqtt.formats}  # who operates a device sends it signed bundles
     for manifest in manifests:
         wanted |= {variant.engine for variant in manifest.variants}
         wanted |= {"vision"} if manifest.image is not None else set()
-    return tuple(sorted(wanted & provided_extras()))
+    return tuple(sorted(wanted))
 
 
 def collect(
@@ -103,7 +104,7 @@ def collect(
     cache: Path | None = None,
     is_fresh: bool = False,
 ) -> Wheelhouse:
-    """This project with ``extras`` and all that they need, as wheels for ``target``.
+    """This project with those of ``extras`` that it has, and all that they need, for ``target``.
 
     What was collected once is taken from the cache, without a network, until ``is_fresh`` asks for
     newer versions; this project itself is always as it is here.
@@ -114,12 +115,13 @@ def collect(
         InputError: There is no wheel of some package for the target.
         UnavailableError: Wheels are missing and the index can not be reached.
     """
-    wanted = sorted(set(extras))
+    own = own_wheel(cache)
+    head = _metadata(own)
+    wanted = sorted(set(extras) & set(re.findall(r"^Provides-Extra: (\S+)", head, re.MULTILINE)))
     from_index = [extra for extra in wanted if extra not in _SYSTEM_PACKAGES]
     of_user = [_SYSTEM_PACKAGES[extra] for extra in wanted if extra in _SYSTEM_PACKAGES]
     besides = [name for name in of_user if more and any(more.glob(f"{name}-*.whl"))]
-    own = own_wheel(cache)
-    folder = (cache or default_cache()) / "wheels" / _key(own, from_index, target, more)
+    folder = (cache or default_cache()) / "wheels" / _key(head, from_index, target, more)
     if is_fresh:
         shutil.rmtree(folder, ignore_errors=True)
     if not folder.is_dir():
@@ -134,11 +136,15 @@ def collect(
     )
 
 
-def _key(own: Path, extras: list[str], target: Target, more: Path | None) -> str:
-    """Another set of dependencies of ours is another key, another line of our code is not."""
-    with zipfile.ZipFile(own) as archive:
+def _metadata(wheel: Path) -> str:
+    """What a wheel says of itself, without its description."""
+    with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith("/METADATA"))
-        head = archive.read(name).decode().partition("\n\n")[0]
+        return archive.read(name).decode().partition("\n\n")[0]
+
+
+def _key(head: str, extras: list[str], target: Target, more: Path | None) -> str:
+    """Another set of dependencies of ours is another key, another line of our code is not."""
     needs = sorted(line for line in head.splitlines() if line.startswith("Requires-Dist"))
     files = sorted((path.name, path.stat().st_size) for path in more.iterdir()) if more else []
     facts = (needs, extras, msgspec.to_builtins(target), files)

@@ -19,7 +19,7 @@ from edge.core.manifest import FileEntry, Golden, Manifest, Variant
 from edge.core.tensor import TensorSpec
 from edge.deploy.release import read_bundles, read_settings
 from edge.deploy.rollout import Depot, Order, Outcome, deploy
-from edge.deploy.wheels import Target, Wheelhouse
+from edge.deploy.wheels import Wheelhouse
 
 ROOT = Path(__file__).parents[2]
 INPUTS = (TensorSpec("x", "float32", ("batch", 2)),)
@@ -73,7 +73,7 @@ def served(
 
 
 @pytest.fixture(scope="session")
-def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Target], Wheelhouse]:
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Wheelhouse]:
     """A real pip, and a wheel that stands for this project: it leads to this checkout."""
     folder = tmp_path_factory.mktemp("wheels")
     own = folder / "edge_runtime-0.1.0-py3-none-any.whl"
@@ -85,7 +85,7 @@ def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Target], W
     pip = next(iter(bundled.glob("pip-*.whl")), None)
     if pip is None:
         pytest.skip("needs the pip that comes with Python")
-    return lambda target: Wheelhouse(target, (own, pip), 1_000_000)
+    return lambda extras, target: Wheelhouse(target, (own, pip), 1_000_000)
 
 
 def _write_wheel(path: Path, files: dict[str, str]) -> None:
@@ -159,7 +159,7 @@ def settings(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def bring(wheelhouse: Callable[[Target], Wheelhouse], settings: Callable[..., Path]) -> Bring:
+def bring(wheelhouse: Callable[..., Wheelhouse], settings: Callable[..., Path]) -> Bring:
     """Deploy bundles to one device."""
 
     def act(device: Device, *bundles: Path, config: Path | None = None, **fields: Any) -> Outcome:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ssh_device import Device
+from ssh_device import Device, wait_until
 
 from edge.deploy import care
 from edge.deploy.rollout import Outcome
@@ -167,3 +167,22 @@ def test_what_is_the_devices_own_stays(
     assert bring(served, make_bundle("2")).state == "done"
     assert own.read_text() == text
     assert own.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_commands_brought_stays_with_its_release(
+    served: Device, bring: Bring, make_bundle: MakeBundle
+) -> None:
+    (release,) = served.path("/opt/edge/releases").iterdir()
+    folder = served.path(str(os.readlink(release / "updates")))
+    for bundle, place in ((make_bundle("1.5"), "m/1.5"), (make_bundle("1", name="n"), "n/1")):
+        (folder / place).parent.mkdir()
+        bundle.rename(folder / f"{place}.edge")
+    wait_until(lambda: served.versions() == {"m": "1.5", "n": "1"})
+    refused = bring(served, make_bundle("1.2"))
+    assert "m <=1.2, has 1.5" in refused.reason
+    outcome = bring(served, make_bundle("2"))
+    assert (outcome.state, outcome.takeover) == ("done", "restart"), outcome
+    assert served.versions() == {"m": "2", "n": "1"}
+    options = ("-F", str(served.config))
+    care.roll_back([served.name], options, 1, lambda *_: None, timeout_s=20)
+    assert served.versions() == {"m": "1.5", "n": "1"}

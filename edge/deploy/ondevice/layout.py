@@ -17,14 +17,16 @@ class Layout:
 
         files/<sha256>            what was sent: wheels, bundles; <sha256>.partial while on its way
         runtimes/<digest>/        a virtual environment; whole if there is runtime.json in it
-        releases/<digest>/        release.json, edge.toml, models/NAME/VERSION.edge, runtime (link)
+        releases/<digest>/        release.json, edge.toml, models/NAME/VERSION.edge; links: runtime,
+                                  and updates, where the service puts what a command brings
         current, previous         links to releases
         pending                   JSON, there while the release in ``current`` is not confirmed
         first-boot.json           the release to install at the first boot; gone once it is
         lock                      held by whoever deploys, and names them
         edge-device.pyz           this program
 
-    The service writes below ``state`` and ``cache`` only. ``etc`` is the device's own and no
+    The service writes below ``state`` and ``cache`` only; ``state/updates/<digest>`` belongs to one
+    release. ``etc`` is the device's own and no
     deployment touches it: ``environment`` (EDGE_* variables, which win over a release's edge.toml)
     and ``first-boot.d`` (programs that run once, in order, before the service starts).
     """
@@ -54,6 +56,10 @@ class Layout:
     @property
     def releases(self) -> str:
         return self.in_base("releases")
+
+    @property
+    def updates(self) -> str:
+        return os.path.join(self.state, "updates")
 
     @property
     def current(self) -> str:

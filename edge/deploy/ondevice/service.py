@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from . import store
 from .layout import SERVICE, USER, Layout
 from .refusal import RefusedError
 
@@ -141,6 +142,7 @@ class Health:
     """
 
     def __init__(self, layout: Layout, release: dict[str, Any], *, asks_broker: bool) -> None:
+        self._layout = layout
         self._url = address(layout, release)
         self._models = release["models"]
         self._asks_broker = asks_broker
@@ -173,9 +175,10 @@ class Health:
             return f"nothing answers at {self._url}", False, False
         if "models" not in answer:
             return f"what answers at {self._url} is no edge", True, False
+        brought = [(update["name"], update["version"]) for update in store.updates(self._layout)]
         for model in self._models:
             reason, is_final, is_making = _look_at(model, answer["models"])
-            if reason:
+            if reason and not _is_overtaken(model, answer["models"], brought):
                 return reason, is_final, is_making
         broker = answer.get("mqtt") or {}
         if broker and broker.get("state") != "connected":
@@ -198,6 +201,14 @@ def _look_at(model: dict[str, Any], statuses: list[dict[str, Any]]) -> tuple[str
     if state not in ("ready", "idle"):
         return f"{title} is {state}", False, state in _MAKING
     return ("", True, False) if status.get("is_active") else (f"{title} waits", False, False)
+
+
+def _is_overtaken(
+    model: dict[str, Any], statuses: list[dict[str, Any]], brought: list[tuple[str, str]]
+) -> bool:
+    """Whether a version serves in its place that a command brought to this release."""
+    serving = [(s["name"], s["version"]) for s in statuses if s.get("is_active")]
+    return any(one[0] == model["name"] and one in brought for one in serving)
 
 
 def last_words() -> str:

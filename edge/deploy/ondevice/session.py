@@ -72,7 +72,8 @@ class Session:
         self._tell({"event": text})
 
     def _facts(self) -> dict[str, Any]:
-        return {**facts.gather(self._layout), **facts.existing(self._layout)}
+        known = {**facts.gather(self._layout), **facts.existing(self._layout)}
+        return {**known, "updates": store.updates(self._layout)}
 
     def _take_lock(self, who: str) -> str:
         """Until the connection ends; gives what an interrupted deployment left to take back."""

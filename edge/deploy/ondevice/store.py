@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 _PARTIAL = ".partial"
+_SUFFIX = ".edge"
 _WHOLE = "runtime.json"
 """Written last into a runtime: without it, what is there is half of one."""
 
@@ -34,9 +35,12 @@ def held(layout: Layout, files: list[str]) -> dict[str, int]:
     """How many bytes there are of those files of which there are any."""
     found = {}
     for sha256 in files:
-        for path in (layout.file(sha256) + _PARTIAL, layout.file(sha256)):
+        path = layout.file(sha256)
+        if digest_of(path + _PARTIAL) == sha256:  # all of it came, then the power went
+            _finish(layout, sha256)
+        for name in (path + _PARTIAL, path):
             with contextlib.suppress(OSError):
-                found[sha256] = os.stat(path).st_size
+                found[sha256] = os.stat(name).st_size
     return found
 
 
@@ -69,8 +73,13 @@ def receive(layout: Layout, sha256: str, offset: int, size: int, stream: BinaryI
     if digest_of(partial) != sha256:
         durable.remove(partial)
         raise RefusedError("a file arrived damaged", "run it again: it is sent anew")
-    os.chmod(partial, 0o644)
-    os.replace(partial, path)
+    _finish(layout, sha256)
+
+
+def _finish(layout: Layout, sha256: str) -> None:
+    path = layout.file(sha256)
+    os.chmod(path + _PARTIAL, 0o644)
+    os.replace(path + _PARTIAL, path)
     durable.sync_folder(layout.files)
 
 
@@ -177,6 +186,7 @@ def assemble(layout: Layout, release: dict[str, Any], keep: list[dict[str, Any]]
         _link_model(_model_path(current, model), partial, model)
     runtime = os.path.join("..", "..", "runtimes", release["runtime"]["digest"])
     durable.link(os.path.join(partial, "runtime"), runtime)
+    durable.link(os.path.join(partial, "updates"), _make_updates(layout, release))
     durable.sync_folder(os.path.join(partial, "models"))
     durable.remove_tree(folder)
     os.rename(partial, folder)
@@ -184,8 +194,42 @@ def assemble(layout: Layout, release: dict[str, Any], keep: list[dict[str, Any]]
     return folder
 
 
+def _make_updates(layout: Layout, release: dict[str, Any]) -> str:
+    """The folder for what updates by command bring beside this release; the service may write it.
+
+    Each release has its own: what it brings is not overtaken by an earlier update of the same
+    model, and who goes back finds all as it was. Models that no release brings come along.
+    """
+    folder = os.path.join(layout.updates, release["digest"])
+    brought = {model["name"] for model in release["models"]}
+    before = os.path.join(layout.current, "updates")
+    durable.remove_tree(folder)
+    os.makedirs(folder)
+    for update in updates(layout):
+        if update["name"] not in brought:
+            place = os.path.join(folder, update["name"])
+            os.makedirs(place, exist_ok=True)
+            file = os.path.join(update["name"], update["version"] + _SUFFIX)
+            os.link(os.path.join(before, file), os.path.join(folder, file))
+    for path in (layout.updates, folder, *(os.path.join(folder, n) for n in os.listdir(folder))):
+        shutil.chown(path, USER, USER)
+        durable.sync_folder(path)
+    return folder
+
+
+def updates(layout: Layout) -> list[dict[str, str]]:
+    """What updates by command brought beside the release in use."""
+    folder = os.path.join(layout.current, "updates")
+    return [
+        {"name": name, "version": file[: -len(_SUFFIX)]}
+        for name in durable.names_in(folder)
+        for file in durable.names_in(os.path.join(folder, name))
+        if file.endswith(_SUFFIX)
+    ]
+
+
 def _model_path(release: str, model: dict[str, Any]) -> str:
-    return os.path.join(release, "models", model["name"], model["version"] + ".edge")
+    return os.path.join(release, "models", model["name"], model["version"] + _SUFFIX)
 
 
 def _link_model(source: str, release: str, model: dict[str, Any]) -> None:
@@ -214,7 +258,8 @@ def collect_garbage(layout: Layout) -> None:
     files = {release["settings"]["sha256"] for release in releases.values()}
     for release in releases.values():
         files |= {part["sha256"] for part in release["runtime"]["wheels"] + release["models"]}
-    kept = ((layout.releases, set(releases)), (layout.runtimes, runtimes), (layout.files, files))
+    kept = ((layout.releases, set(releases)), (layout.runtimes, runtimes), (layout.files, files),
+            (layout.updates, set(releases)))  # fmt: skip
     for folder, wanted in kept:
         for name in durable.names_in(folder):
             path = os.path.join(folder, name)

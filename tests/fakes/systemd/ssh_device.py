@@ -135,7 +135,7 @@ class Device:
                 stderr=log,
                 start_new_session=True,
             )
-        _until(self._listens, "sshd does not listen")
+        wait_until(self._listens, "sshd does not listen")
 
     def cut_power(self) -> None:
         """All processes of the device are gone at once."""
@@ -186,7 +186,7 @@ def _copy_disk(source: Path, target: Path) -> None:
     subprocess.run(["cp", "-a", *copied, str(target)], check=True)
 
 
-def _until(is_so: Callable[[], bool], otherwise: str) -> None:
+def wait_until(is_so: Callable[[], bool], otherwise: str = "it did not happen") -> None:
     end = time.monotonic() + LONG_S
     while not is_so():
         assert time.monotonic() < end, otherwise
