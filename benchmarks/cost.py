@@ -1,6 +1,8 @@
 """What metering costs per reading, and how far off power is that is summed up reading by reading.
 
-    python benchmarks/cost.py [FILE.json]
+    python benchmarks/cost.py
+
+Leaves `results/cost.json` and `cost.md`.
 
 CPU time of one look at all models, as a share of a core at one look a second. Error of an hour's
 energy of loads that are switched on for two fifths of a period, from 5 W to 15 W, if they are read
@@ -12,12 +14,13 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import random
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -29,10 +32,12 @@ from edge.sensors import Reading, device_sensors
 from edge.settings import Cost
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results"
 MODELS = (1, 10, 100)
 LOOKS = 500
 PERIODS_S = (0.13, 0.7, 1.0, 2.0, 3.3, 9.1, 60.0)
 HOUR_S = 3600
+BEGINS = 20
 LOW_WATTS, HIGH_WATTS, ON = 5.0, 15.0, 0.4
 PRICES = Cost("EUR", 0.32, 499.0, 5.0)
 
@@ -40,21 +45,35 @@ PRICES = Cost("EUR", 0.32, 499.0, 5.0)
 def main() -> None:
     result = {
         "machine": _machine(),
+        "python": platform.python_version(),
         "look_us": {count: _look_us(count) for count in MODELS},
         "sensors_us": _sensors_us(),
         "errors_percent": {period_s: _errors_percent(period_s) for period_s in PERIODS_S},
     }
-    print("models   a look takes   of a core at 1 Hz")
+    table = "\n".join(_lines(result)) + "\n"
+    print(table)
+    (RESULTS / "cost.json").write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / "cost.md").write_text(table)
+
+
+def _lines(result: dict[str, Any]) -> Iterator[str]:
+    yield "# What metering costs, and how far off it is\n"
+    yield f"On {result['machine']}; Python {result['python']}."
+    yield "Made by `python benchmarks/cost.py`; the figures are in `cost.json`.\n"
+    yield f"CPU time of one look at models that all ran since the last one, median of {LOOKS}."
+    yield f"The sensors (a recorded Orin Nano's: {result['sensors_us']:.0f} µs) are read anyway.\n"
+    yield "| models | a look | of a core at one a second |"
+    yield "|---:|---:|---:|"
     for count, micros in result["look_us"].items():
-        print(f"{count:6}   {micros:9.0f} µs   {micros / 1e4:12.4f} %")
-    print(
-        f"reading the sensors of a recorded Orin Nano: {result['sensors_us']:.0f} µs, done anyway"
-    )
-    print("\nperiod of the load   sharp   at the governor's pace   standard error told")
+        yield f"| {count} | {micros:.0f} µs | {micros / 1e4:.4f} % |"
+    yield f"\nError of an hour's energy, summed up from power, of a load of {HIGH_WATTS:g} W for"
+    yield f"{ON:.0%} of a period and {LOW_WATTS:g} W else: the worst of {BEGINS} that begin at"
+    yield "another time, read once a second sharp, and at the governor's pace, which is out of step;"
+    yield "and what the meter says of its own standard error. A counter of energy has no such error.\n"
+    yield "| period | once a second sharp | at the governor's pace | standard error told |"
+    yield "|---:|---:|---:|---:|"
     for period_s, (sharp, paced, told) in result["errors_percent"].items():
-        print(f"{period_s:16.2f} s {sharp:5.1f} % {paced:22.2f} % {told:19.2f} %")
-    if sys.argv[1:]:
-        Path(sys.argv[1]).write_text(json.dumps(result, indent=2) + "\n")
+        yield f"| {period_s:g} s | {sharp:.1f} % | {paced:.1f} % | {told:.1f} % |"
 
 
 def _look_us(count: int) -> float:
@@ -95,7 +114,7 @@ def _sensors_us() -> float:
 def _errors_percent(period_s: float) -> tuple[float, float, float]:
     """Worst in step, worst at the governor's pace, and the mean of what is told of the latter."""
     draw = random.Random(7)
-    begins = [draw.uniform(0.0, period_s) for _ in range(20)]
+    begins = [draw.uniform(0.0, period_s) for _ in range(BEGINS)]
     sharp = [_error(period_s, begin_s, lambda: 1.0)[0] for begin_s in begins]
     paced = [_error(period_s, begin_s, lambda: draw.uniform(0.5, 1.5)) for begin_s in begins]
     told = statistics.mean(error for _, error in paced)
