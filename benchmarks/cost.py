@@ -68,8 +68,8 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
         yield f"| {count} | {micros:.0f} µs | {micros / 1e4:.4f} % |"
     yield f"\nError of an hour's energy, summed up from power, of a load of {HIGH_WATTS:g} W for"
     yield f"{ON:.0%} of a period and {LOW_WATTS:g} W else: the worst of {BEGINS} that begin at"
-    yield "another time, read once a second sharp, and at the governor's pace, which is out of step;"
-    yield "and what the meter says of its own standard error. A counter of energy has no such error.\n"
+    yield "another time, read once a second sharp, and at the governor's pace, which is out of"
+    yield "step; and what the meter says of its own standard error. A counter has no such error.\n"
     yield "| period | once a second sharp | at the governor's pace | standard error told |"
     yield "|---:|---:|---:|---:|"
     for period_s, (sharp, paced, told) in result["errors_percent"].items():

@@ -113,9 +113,9 @@ def _model_families(
         ],
     )
     yield family(
-        "edge_model_cache_saved_joules_total",
-        "counter",
-        "What inferences would have taken that the response cache spared.",
+        "edge_model_cache_saved_joules",
+        "gauge",
+        "What the engine would have taken for the answers of the response cache, at its mean.",
         [
             ("", name, model.recalled_joules)
             for name, model in named
