@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import tempfile
 import time
@@ -150,6 +151,43 @@ def test_after_a_restart_only_the_rest_is_asked_for(tmp_path: Path) -> None:
         "missing": [(0, 3), (5, 9), (10, 21)],
         "round": 0,
     }
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_power_cut_costs_only_what_was_not_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """What was written since the last fdatasync is gone, though the file has its length."""
+    monkeypatch.setattr(chunks, "_KEEP_BYTES", 3 * 1024)
+    chance = random.Random(seed)
+    path = tmp_path / "updates" / f"{SHA256}.partial"
+    safe, real = [b""], os.fdatasync
+
+    def sync(descriptor: int) -> None:
+        real(descriptor)
+        safe[0] = path.read_bytes()
+
+    def cut() -> None:
+        if len(before.told) > cut_at:
+            monkeypatch.setattr(Assembly, "_keep", lambda _: None)  # nothing is written after it
+            raise Stopped
+
+    def speak(inbox: Inbox, told: dict[str, Any]) -> None:
+        put(inbox, chance.choice(missing(told) or [0]))
+
+    cut_at = chance.randrange(GEOMETRY.count)
+    before = Device(tmp_path, speak)
+    monkeypatch.setattr(os, "fdatasync", sync)
+    with pytest.raises(Stopped):
+        before.run(check=cut)
+    monkeypatch.undo()
+    path.write_bytes(safe[0])
+    after = Device(tmp_path, lambda inbox, told: [put(inbox, i) for i in missing(told)] and None)
+    assert after.run() == CONTENTS
+    asked = [len(missing(told)) for told in after.told]
+    assert asked == sorted(asked, reverse=True)  # nothing came that had to be thrown away
+    had = before.told[-1]["received_bytes"] - after.told[0]["received_bytes"]
+    assert had <= 3 * 1024
 
 
 @pytest.mark.parametrize(
