@@ -169,12 +169,14 @@ def check_url(url: str) -> None:
     """Raises ``InputError`` where nothing can be fetched from a URL."""
     try:
         parts = urllib.parse.urlsplit(url)
-        is_usable = parts.scheme in _SCHEMES and parts.port != 0
+        is_usable = parts.scheme in _SCHEMES and parts.port != 0 and parts.username is None
         is_usable &= bool((parts.hostname or "").encode("idna"))
     except ValueError:
         is_usable = False
     if not is_usable or not url.isascii() or not url.isprintable() or " " in url:
-        raise InputError(f"{url!r} is no URL to fetch from", hint="take http:// or https://")
+        raise InputError(
+            f"{url!r} is no URL to fetch from", hint="take http:// or https://, without a login"
+        )
 
 
 def _total(answer: Any, partial: Partial) -> int | None:

@@ -373,6 +373,7 @@ def test_a_silent_server_is_left_in_time(fetch: Callable[..., Path]) -> None:
     [
         *("", "digits.edge", "file:///etc/passwd", "ftp://a/b", "http://", "http://a b/"),
         *("http://[::1", "http://a:b/", "https://ä/", "http://a..b/", "//a/b", "http://a/\x00"),
+        "http://user:secret@127.0.0.1/x",
     ],
 )
 def test_what_is_no_url_is_refused(url: str) -> None:

@@ -85,12 +85,16 @@ class UpdateVerb(Verb[Update]):
             file.notes_path.unlink(missing_ok=True)
             _count_tries(context, progress)
             progress(1.0, step="activating" if arguments.activate else "installing")
-            status = context.runtime.install(
-                file.path,
-                folder,
-                activate=arguments.activate,
-                keep=context.settings.update.keep_versions,
-            )
+            try:
+                status = context.runtime.install(
+                    file.path,
+                    folder,
+                    activate=arguments.activate,
+                    keep=context.settings.update.keep_versions,
+                )
+            except InputError:  # its name and version are taken
+                file.drop()
+                raise
         return {**_result(status), "signed_by": signed_by}
 
     def receive(self, id_: str, path: tuple[str, ...], payload: bytes) -> None:
