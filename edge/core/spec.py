@@ -118,9 +118,7 @@ def load_spec(path: Path) -> ModelSpec:
     except OSError as error:
         raise SettingsError(f"can not read model spec {path}: {error.strerror}") from error
     except (msgspec.DecodeError, ValueError) as error:
-        raise SettingsError(
-            f"{path}: {error}", hint="compare with docs/conversion.md"
-        ) from error
+        raise SettingsError(f"{path}: {error}", hint="compare with docs/conversion.md") from error
     if spec.labels:
         spec = msgspec.structs.replace(spec, labels=str(path.parent / spec.labels))
     return spec
