@@ -78,7 +78,7 @@ class DriftWatch:
             indices[name] = round(index, 3)
             is_back = is_back and index < BACK * limit
             if index > limit:
-                middle = sorted(values)[len(values) // 2] if values else float("nan")
+                middle = sorted(values)[len(values) // 2] if values else None
                 moved.append(Moved(name, round(index, 3), round(limit, 3), middle, known.median))
         moved.sort(key=lambda each: -each.index)
         self._decide(indices, tuple(moved), is_back=is_back)

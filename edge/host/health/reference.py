@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 FILE = "reference.json"
+MAX_BYTES = 1024 * 1024
 SOURCE = "source"
 
 _INPUT = "input."
@@ -98,6 +99,9 @@ def read_reference(bundle: Bundle, looker: Looker) -> Reference:
     name = bundle.manifest.reference
     if not name:
         return _from_goldens(bundle, looker)
+    size = next(entry.size_bytes for entry in bundle.manifest.files if entry.path == name)
+    if size > MAX_BYTES:
+        raise BundleError(f"{bundle.path}: {name} is larger than {MAX_BYTES:,} bytes")
     try:
         reference = _decode(bundle.read(name))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -12,17 +12,21 @@ AccuracyState = Literal["off", "no-reference", "gathering", "normal", "low"]
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """A statistic that left its reference: ``index`` is above ``limit``, medians say whereto."""
+    """A statistic that left its reference: ``index`` is above ``limit``, medians say whereto.
+
+    ``median`` is None where it can not be had any more.
+    """
 
     name: str
     index: float
     limit: float
-    median: float
+    median: float | None
     reference_median: float
 
     def __str__(self) -> str:
+        now = "not there" if self.median is None else f"about {self.median:.3g}"
         return (
-            f"{self.name} is about {self.median:.3g}, was {self.reference_median:.3g} "
+            f"{self.name} is {now}, was {self.reference_median:.3g} "
             f"(index {self.index:.2f}, limit {self.limit:.2f})"
         )
 

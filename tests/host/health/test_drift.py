@@ -97,6 +97,7 @@ def test_a_statistic_that_can_not_be_had_any_more_has_moved(
     looks = [{k: v for k, v in look.items() if "output" not in k} for look in stream.looks(400)]
     assert feed(watch, looks)[-1] == "drifted"
     assert [moved.name for moved in watch.status.moved] == ["output.y.mean"]
+    assert "output.y.mean is not there" in watch.status.why
 
 
 def test_another_variant_is_held_against_its_own_reference(stream: Stream) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge.bundle import open_bundle, pack, save_tensors
 from edge.core.errors import BundleError
-from edge.core.manifest import Golden, Manifest, Variant
+from edge.core.manifest import FileEntry, Golden, Manifest, Variant
 from edge.host.health.distribution import FEWEST
 from edge.host.health.looks import Looker
 from edge.host.health.reference import (
     FILE,
+    MAX_BYTES,
     SOURCE,
     Gathering,
     Reference,
@@ -89,6 +93,40 @@ def test_a_damaged_one_is_refused(make_bundle: MakeBundle, text: str) -> None:
     path = make_bundle(texts={FILE: text}, reference=FILE)
     with pytest.raises(BundleError, match="is not valid"):
         read(path)
+
+
+def test_one_that_is_too_large_is_not_read(make_bundle: MakeBundle) -> None:
+    path = make_bundle(texts={FILE: encode(reference()).decode() + " " * MAX_BYTES}, reference=FILE)
+    with pytest.raises(BundleError, match="larger than"):
+        read(path)
+
+
+@given(st.data())
+def test_whatever_stands_in_it_is_a_reference_or_an_error(data: st.DataObject) -> None:
+    """Bytes that were changed, cut or put in."""
+    text = bytearray(encode(reference()))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(text) - 1))
+        text[at : at + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+        text = text or bytearray(b" ")
+
+    class Damaged:
+        path = Path("m.edge")
+        manifest = Manifest(
+            1, "m", "1", "tensors", "host", "0" * 64, (), (), (FileEntry(FILE, "0" * 64, 9),)
+        )
+
+        def read(self, name: str) -> bytes:
+            return bytes(text)
+
+    Damaged.manifest = msgspec.structs.replace(Damaged.manifest, reference=FILE)
+    bundle: Any = Damaged()
+    try:
+        made = read_reference(bundle, Looker.of(bundle.manifest))
+    except BundleError:
+        return
+    for known in made.of(SOURCE).values():
+        assert sum(known.binned([0.0, 1e9, float("nan")])) == 3
 
 
 def test_edges_that_fall_are_refused(make_bundle: MakeBundle) -> None:
