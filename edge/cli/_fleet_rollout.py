@@ -211,9 +211,9 @@ def _teller(args: argparse.Namespace) -> Callable[[Change], None]:
     from edge.telemetry.lines import printable
 
     def tell(change: Change) -> None:
-        if args.json:
+        if args.json or not change.device:  # why it stopped is said in the end
             return
-        who = printable(change.device) or "roll-out"
+        who = printable(change.device)
         mark = _MARKS.get(change.progress, "·")
         why = f": {printable(change.reason)}" if change.reason else ""
         print(f"{time.strftime('%H:%M:%S')} {mark} {who}  {change.progress}{why}", flush=True)

@@ -234,10 +234,7 @@ def _why_stop(rollout: Rollout, index: int | None, rules: Rules) -> str:
     for number, wave in enumerate(rollout.waves):
         failed = [device for device in wave if rollout.steps[device].progress == "failed"]
         if len(failed) > rules.max_failed * len(wave):
-            return (
-                f"{len(failed)} of {len(wave)} failed in wave {number + 1}: "
-                f"{failed[0]}: {rollout.steps[failed[0]].reason}"
-            )
+            return f"{len(failed)} of {len(wave)} failed in wave {number + 1}: {failed[0]}"
     if index and not rollout.devices_in(*SERVING):
         skipped = rollout.devices_in("skipped")
         first = f": {skipped[0]}: {rollout.steps[skipped[0]].reason}" if skipped else ""

@@ -202,7 +202,8 @@ def test_canary_that_does_badly_stops_all(fate: Fate) -> None:
     assert rollout.phase == "stopped"
     assert rollout.devices_in("failed") == ["a"]
     assert rollout.devices_in("waiting") == ["b", "c"]
-    assert "1 of 1 failed in wave 1: a: " in rollout.reason
+    assert rollout.reason == "1 of 1 failed in wave 1: a"
+    assert rollout.steps["a"].reason
 
 
 def test_canary_that_can_not_take_it_proves_nothing() -> None:
