@@ -173,8 +173,9 @@ def start(broker: Any, runtime: Runtime, tmp_path: Path) -> Iterator[Callable[..
     """Starts the device's telemetry with rights."""
     started: list[Any] = []
 
-    def start(**rights: Any) -> Any:
-        mqtt = Mqtt(broker.url, fleet="lab", device="one", outbox=str(tmp_path / "outbox"))
+    def start(*, version: Any = "3.1.1", **rights: Any) -> Any:
+        folder = str(tmp_path / "outbox")
+        mqtt = Mqtt(broker.url, version=version, fleet="lab", device="one", outbox=folder)
         settings = Settings(mqtt=mqtt, commands=Commands(**rights))
         started.append(publish(runtime, settings, runtime=runtime, delivery=QUICK))
         return started[-1]

@@ -13,10 +13,11 @@ from edge.telemetry import clock
 from edge.telemetry.commands.verb import Result
 
 
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
 def test_load_is_done_and_told_with_all_that_came(
-    start: Any, operator: Any, runtime: Runtime
+    start: Any, operator: Any, runtime: Runtime, version: str
 ) -> None:
-    start(load=True)
+    start(version=version, load=True)
     operator.order("load/a-1", model="digits", x_ticket={"nr": 7})
     executing = operator.answer("load/a-1", "executing")
     assert executing["model"] == "digits"
