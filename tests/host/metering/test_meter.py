@@ -187,6 +187,21 @@ def test_times_at_which_the_sensor_was_gone_are_not_integrated_over(
     assert report.metrics()["energy_covered_percent"] == 50.0
 
 
+def test_sensor_that_goes_during_an_inference_leaves_what_it_told_before(
+    make_device: MakeDevice,
+) -> None:
+    device = make_device("power")
+    device.in_flight("slow", is_running=True)
+    for _ in range(3):
+        device.look(1.0, 5.0)
+    device.sensor = ""
+    device.look(1.0, 5.0)
+    device.ran("slow", 4.0)
+    report = device.look(1.0, 5.0)
+    assert report.joules == pytest.approx(15.0)
+    assert (report.seconds, report.measured_s) == (5.0, 3.0)
+
+
 def test_readings_that_lie_far_apart_are_not_connected(make_device: MakeDevice) -> None:
     """As when the process, or the whole device, was stopped for a while."""
     device = make_device("power")
