@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from edge.cli import _output
-from edge.core.errors import SettingsError
+from edge.cli._arguments import duration
+from edge.core.errors import InputError, SettingsError, UnavailableError
 from edge.settings import load_settings
 
 if TYPE_CHECKING:
@@ -43,6 +43,21 @@ def add_connection(parser: argparse.ArgumentParser, *, is_main: bool) -> None:
     )
     parser.add_argument(
         "--json", action="store_true", default=default(False), help="print JSON instead"
+    )
+
+
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """To whom something is said: nobody unless they are named."""
+    parser.add_argument(
+        "--device", action="append", default=[], help="to this one (repeatable), seen or not"
+    )
+    parser.add_argument("--all", action="store_true", help="to all of the fleet that are seen")
+    parser.add_argument(
+        "--seconds",
+        type=duration,
+        default=2.0,
+        metavar="TIME",
+        help="how long to look which devices there are (default: 2s)",
     )
 
 
@@ -79,10 +94,33 @@ def operating(args: argparse.Namespace) -> Iterator[Operator]:
     with connected(args, COMMANDS) as watcher:
         operator = Operator(watcher, min(SETTLE_S, args.seconds))
         with _output.err().status(f"looking at fleet {args.fleet} at {watcher.address} …"):
-            end_s = time.monotonic() + args.seconds
-            while time.monotonic() < end_s or not operator.is_settled:
+            operator.watch(args.seconds)
+            while not operator.is_settled:
                 operator.poll(0.1)
         yield operator
+
+
+def check_devices(args: argparse.Namespace) -> None:
+    """Raises ``InputError`` where nothing says which devices are meant."""
+    if not args.device and not args.all and args.select == "*":
+        raise InputError(
+            "to which devices?", hint="name them with --device or --select, or say --all"
+        )
+
+
+def chosen(operator: Operator, args: argparse.Namespace) -> list[str]:
+    """The devices that ``--device``, ``--select`` or ``--all`` name.
+
+    Raises:
+        UnavailableError: None of them was seen.
+    """
+    devices = args.device or selected(operator, args)
+    if not devices:
+        raise UnavailableError(
+            f"no device of fleet {args.fleet} was seen that {args.select!r} names",
+            hint="edge fleet shows which there are",
+        )
+    return list(devices)
 
 
 def selected(operator: Operator, args: argparse.Namespace) -> list[str]:

@@ -14,8 +14,7 @@ import msgspec
 
 from edge.cli import _output
 from edge.cli._arguments import duration
-from edge.cli._fleet_connection import operating, selected
-from edge.core.errors import InputError, UnavailableError
+from edge.cli._fleet_connection import add_devices, check_devices, chosen, operating
 
 if TYPE_CHECKING:
     from edge.telemetry.fleet.operator import Operator
@@ -35,12 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="what it takes, as in model=digits version=2",
     )
-    parser.add_argument(
-        "--device", action="append", default=[], help="to this one (repeatable), also if offline"
-    )
-    parser.add_argument(
-        "--all", action="store_true", help="to all devices that --select leaves, seen or offline"
-    )
+    add_devices(parser)
     parser.add_argument("--id", type=_id, help="the same id again is answered, not run again")
     parser.add_argument(
         "--timeout",
@@ -49,30 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="give up, and take the command back, after this long (default: 60s)",
     )
-    parser.add_argument(
-        "--seconds",
-        type=duration,
-        default=2.0,
-        metavar="TIME",
-        help="how long to look which devices there are (default: 2s)",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
     from edge.cli import _main
 
-    if not args.device and not args.all and args.select == "*":
-        raise InputError(
-            "to which devices?", hint="name them with --device or --select, or say --all"
-        )
+    check_devices(args)
     id_ = args.id or f"cli-{secrets.token_hex(8)}"
     with operating(args) as operator:
-        devices = args.device or selected(operator, args)
-        if not devices:
-            raise UnavailableError(
-                f"no device of fleet {args.fleet} was seen that {args.select!r} names",
-                hint="edge fleet shows which there are",
-            )
+        devices = chosen(operator, args)
         ends = _follow(operator, args, devices, id_)
     if args.json:
         _output.print_json({"id": id_, "devices": ends})

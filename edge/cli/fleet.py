@@ -6,15 +6,16 @@ import argparse
 import fnmatch
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from edge.cli import _fleet_rollout, _fleet_send, _output
+from edge.cli import _fleet_desired, _fleet_rollout, _fleet_send, _output
 from edge.cli._arguments import duration
 from edge.cli._fleet_connection import add_connection, connected
 
 if TYPE_CHECKING:
+    from edge.telemetry.board import Board
     from edge.telemetry.fleet.picture import DeviceSummary
     from edge.telemetry.watcher import Watcher
 
@@ -32,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="a line for each device (the default)")
     _add_listing(listing, is_main=False)
     listing.set_defaults(act=_list)
-    for name, module in (("send", _fleet_send), ("roll-out", _fleet_rollout)):
+    modules = {"send": _fleet_send, "roll-out": _fleet_rollout, "desired": _fleet_desired}
+    for name, module in modules.items():
         action = actions.add_parser(name, help=module.HELP, description=module.HELP)
         add_connection(action, is_main=False)
         module.add_arguments(action)
@@ -70,42 +72,36 @@ def _list(args: argparse.Namespace) -> int:
             devices = _follow(watcher, args) if args.follow else _listen(watcher, args)
         except KeyboardInterrupt:
             return _main.EXIT_DONE
-    if not args.follow or args.json:
-        _print(devices, args)
+    _print(devices, args)
     return _main.EXIT_DONE if devices else _main.EXIT_UNAVAILABLE
 
 
 def _listen(watcher: Watcher, args: argparse.Namespace) -> list[DeviceSummary]:
-    from edge.telemetry.board import Board
+    from edge.telemetry.fleet.operator import Operator
 
-    board = Board()
+    operator = Operator(watcher)
     with _output.err().status(f"listening for {args.seconds:g} s at {watcher.address} …"):
-        for arrival in watcher.messages(args.seconds):
-            board.add(arrival)
-    return _selected(board, args)
+        operator.watch(args.seconds)
+    return _selected(operator.board, args)
 
 
-def _follow(watcher: Watcher, args: argparse.Namespace) -> list[DeviceSummary]:
+def _follow(watcher: Watcher, args: argparse.Namespace) -> NoReturn:
     """Redraw until Ctrl-C; in a pipe, print the table again each ``--seconds``."""
     from rich.live import Live
 
-    from edge.telemetry.board import Board
+    from edge.telemetry.fleet.operator import Operator
 
-    board = Board()
-    if not sys.stdout.isatty():
+    operator = Operator(watcher)
+    if args.json or not sys.stdout.isatty():
         while True:
-            for arrival in watcher.messages(args.seconds):
-                board.add(arrival)
-            _print(_selected(board, args), args)
+            operator.watch(args.seconds)
+            _print(_selected(operator.board, args), args)
     console = _output.out()
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while True:
-            end_s = time.monotonic() + _REFRESH_S
-            while (left_s := end_s - time.monotonic()) > 0:
-                for arrival in watcher.poll(left_s):
-                    board.add(arrival)
+            operator.watch(_REFRESH_S)
             most = max(1, console.size.height - _BESIDE_TABLE)
-            picture = _picture(_selected(board, args), watcher, most)
+            picture = _picture(_selected(operator.board, args), watcher, most)
             live.update(picture, refresh=True)
 
 
@@ -121,7 +117,7 @@ def _picture(devices: list[DeviceSummary], watcher: Watcher, most: int) -> Any:
     return Group(line, Text(table.heading(devices), "dim"), table.render(devices, most=most))
 
 
-def _selected(board: Any, args: argparse.Namespace) -> list[DeviceSummary]:
+def _selected(board: Board, args: argparse.Namespace) -> list[DeviceSummary]:
     from edge.telemetry.fleet.picture import summarize
 
     return [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge.telemetry.lines import Metrics, number, tables, who
+from edge.telemetry.lines import Metrics, number, printable, tables
 
 if TYPE_CHECKING:
     from edge.telemetry.watcher import Arrival
@@ -34,7 +34,7 @@ class DeviceBoard(msgspec.Struct):
 
     Attributes:
         served: By name of the model: the state of the version that serves.
-        sample_count: Samples of models that came while we looked.
+        reported: How far it is from what is desired of it.
         heard_s: Monotonic clock of the last message that was not retained; 0 for none.
         events: By type, the name of the model and its version: the last one.
     """
@@ -48,7 +48,6 @@ class DeviceBoard(msgspec.Struct):
     served: dict[str, Metrics] = {}
     models: dict[Key, ModelRow] = {}
     events: dict[tuple[str, str, str], Metrics] = {}
-    sample_count: int = 0
     heard_s: float = 0.0
 
     @property
@@ -69,12 +68,12 @@ class Board:
         self.events: deque[Arrival] = deque(maxlen=_EVENTS)
 
     def add(self, arrival: Arrival) -> None:
-        device = self._device(arrival)
+        device = self.device(arrival.fleet, arrival.device)
         if not arrival.is_retained:
             device.heard_s = max(device.heard_s, arrival.at_s)
         kind, _, rest = arrival.path.partition("/")
         metrics = arrival.metrics
-        if kind in ("status", "info", "reported"):
+        if kind in ("status", "info"):
             setattr(device, kind, metrics)
         elif kind == "model":
             _set_state(device, rest, metrics)
@@ -84,11 +83,12 @@ class Board:
         elif kind == "tele":
             _set_sample(device, rest, metrics)
 
-    def _device(self, arrival: Arrival) -> DeviceBoard:
-        key = (arrival.fleet, arrival.device)
-        device = self.devices.get(key)
+    def device(self, fleet: str, name: str) -> DeviceBoard:
+        """The one of that name; an empty one if nothing was heard of it before."""
+        device = self.devices.get((fleet, name))
         if device is None:
-            device = self.devices[key] = DeviceBoard(name=who(arrival))
+            title = printable(f"{fleet}/{name}")
+            device = self.devices[fleet, name] = DeviceBoard(name=title)
         return device
 
 
@@ -102,7 +102,7 @@ def _set_state(device: DeviceBoard, name: str, metrics: Metrics) -> None:
 
 
 def _set_event(device: DeviceBoard, kind: str, metrics: Metrics) -> None:
-    key = (kind, *_key(metrics))
+    key = (kind, *key_of(metrics))
     if key in device.events or len(device.events) < _MOST_MODELS:
         device.events[key] = metrics
 
@@ -116,7 +116,6 @@ def _set_sample(device: DeviceBoard, kind: str, metrics: Metrics) -> None:
         for health in tables(metrics.get("models")):
             _row(device, health).health = health
     elif kind == "model":
-        device.sample_count += 1
         for sample in tables(metrics.get("models")):
             row = _row(device, sample)
             row.sample = sample
@@ -124,7 +123,7 @@ def _set_sample(device: DeviceBoard, kind: str, metrics: Metrics) -> None:
 
 
 def _row(device: DeviceBoard, metrics: Metrics) -> ModelRow:
-    key = _key(metrics)
+    key = key_of(metrics)
     row = device.models.get(key)
     if row is None:
         row = ModelRow()
@@ -133,5 +132,6 @@ def _row(device: DeviceBoard, metrics: Metrics) -> ModelRow:
     return row
 
 
-def _key(metrics: Metrics) -> Key:
+def key_of(metrics: Metrics) -> Key:
+    """The model and the version that metrics are of, whatever a device put there."""
     return str(metrics.get("name", "?")), str(metrics.get("version", ""))

@@ -161,7 +161,7 @@ class Watcher:
             arrival = _read(received)
             if arrival is not None:
                 self._ready.append(arrival)
-            elif topics.split(received.topic)[2].startswith("cmd/"):
+            elif topics.split(received.topic)[2].startswith(("cmd/", "reported")):
                 self.others.append(received)
         if not link.is_open:
             self._plan(link)

@@ -79,6 +79,11 @@ class Operator:
         self._commands(topics).pop(id_, None)
         self._waiting.append(_Outgoing(topics.of("cmd", verb, id_), b"", True))
 
+    def desire(self, topics: Topics, desired: Mapping[str, Any] | None) -> None:
+        """Say what a device is to be, also when it is back; None asks nothing of it any more."""
+        payload = b"" if desired is None else msgspec.json.encode(desired)
+        self._waiting.append(_Outgoing(topics.of("desired"), payload, True))
+
     def send_chunk(self, topics: Topics, id_: str, index: int, chunk: bytes) -> None:
         topic = topics.of("cmd", "update", id_, "chunk", str(index))
         self._waiting.append(_Outgoing(topic, chunk, False))
@@ -96,6 +101,12 @@ class Operator:
         answers = [answer for one in self._received() if (answer := self._take(one)) is not None]
         self._hand_over()
         return answers
+
+    def watch(self, seconds: float) -> None:
+        """See what comes for so long."""
+        end_s = time.monotonic() + seconds
+        while (left_s := end_s - time.monotonic()) > 0:
+            self.poll(left_s)
 
     def flush(self, timeout_s: float) -> bool:
         """Whether the broker has all within ``timeout_s``."""
@@ -138,19 +149,25 @@ class Operator:
 
     def _take(self, received: Received) -> tuple[Topics, str, Mapping[str, Any]] | None:
         fleet, device, path = split(received.topic)
-        _, _, rest = path.partition("/")
-        _, _, id_ = rest.partition("/")
-        if not id_ or "/" in id_:
+        said = _read(received.payload)
+        if path == "reported":
+            self.board.device(fleet, device).reported = said or {}
+            return None
+        id_ = path.rpartition("/")[2]
+        if path.count("/") != 2 or (said is None and received.payload):
             return None
         topics = Topics(fleet, device)
         commands = self._commands(topics)
-        if not received.payload:
+        if said is None:
             commands.pop(id_, None)
             return None
-        try:
-            answer = msgspec.json.decode(received.payload, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
         if id_ in commands or len(commands) < _MOST_COMMANDS:
-            commands[id_] = answer
-        return topics, id_, answer
+            commands[id_] = said
+        return topics, id_, said
+
+
+def _read(payload: bytes) -> dict[str, Any] | None:
+    try:
+        return msgspec.json.decode(payload, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from edge.telemetry.board import Board, DeviceBoard, ModelRow
+from edge.telemetry.board import Board, DeviceBoard, ModelRow, key_of
 from edge.telemetry.fleet.findings import Finding, findings
 from edge.telemetry.lines import Metrics, number, printable, table, tables
 
@@ -119,14 +119,10 @@ def _summary(fleet: str, name: str, device: DeviceBoard, now_s: float) -> Device
 
 
 def _models(device: DeviceBoard) -> Iterator[ServedModel]:
-    costs = {
-        (row.get("name"), row.get("version")): row for row in tables(device.cost.get("models"))
-    }
+    costs = {key_of(row): row for row in tables(device.cost.get("models"))}
     for name, state in sorted(device.served.items()):
-        version = str(state.get("version", ""))
-        row = device.models.get((str(state.get("name", "?")), version), ModelRow())
-        cost = costs.get((state.get("name"), state.get("version")), {})
-        yield _model(name, state, row.sample, cost)
+        row = device.models.get(key_of(state), ModelRow())
+        yield _model(name, state, row.sample, costs.get(key_of(state), {}))
 
 
 def _model(name: str, state: Metrics, sample: Metrics, cost: Metrics) -> ServedModel:

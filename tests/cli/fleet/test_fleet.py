@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from simulated_fleet import SimulatedFleet, good, result
 
-from edge.cli._main import EXIT_DONE, EXIT_UNAVAILABLE, EXIT_USAGE, main
+from edge.cli._main import EXIT_DONE, EXIT_GATE, EXIT_UNAVAILABLE, EXIT_USAGE, main
 
 BRIEFLY = ("--seconds", "0.3")
 Fleet = Callable[..., SimulatedFleet]
@@ -64,6 +64,9 @@ def test_absent_broker_is_exit_3(
     [
         [],
         ["--mqtt", "mqtt://h", "send", "load"],
+        ["--mqtt", "mqtt://h", "desired", "--all"],
+        ["--mqtt", "mqtt://h", "desired", "digits=1"],
+        ["--mqtt", "mqtt://h", "desired", "--all", "digits"],
         ["--mqtt", "mqtt://h", "send", "load", "--all", "digits"],
         ["--mqtt", "mqtt://h", "send", "load", "--all", "--id", "a b"],
         ["--mqtt", "mqtt://h", "roll-out", "absent.edge"],
@@ -103,3 +106,27 @@ def test_command_without_an_answer_is_taken_back_and_exit_3(
     told = capsys.readouterr()
     assert told.out == "✗ mute  no answer after 0.5 s\n"
     assert "[commands]" in told.err
+
+
+def test_desired_versions_are_followed_until_devices_are_there(
+    url: str, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desired = ["fleet", "--mqtt", url, "--fleet", "plant", "desired", "--all", *BRIEFLY]
+    with fleet(good(2)) as devices:
+        assert main([*desired, "digits=1"]) == EXIT_DONE
+        assert capsys.readouterr().out == "✓ press-0  converged\n✓ press-1  converged\n"
+        assert {version for version, _ in devices.served.values()} == {"1"}
+        assert main([*desired, "digits=7"]) == EXIT_GATE
+        assert capsys.readouterr().out.splitlines()[0] == "✗ press-0  failed: no such"
+        assert main(["fleet", "--mqtt", url, *BRIEFLY]) == EXIT_DONE
+        assert "not as desired: no such" in capsys.readouterr().out
+        assert main([*desired, "--clear"]) == EXIT_DONE
+
+
+def test_desired_is_left_for_a_device_that_does_not_answer(
+    url: str, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fleet({"mute": "deaf"}):
+        desired = ["desired", "digits=1", "--device", "mute", "--timeout", "0.3s", *BRIEFLY]
+        assert main(["fleet", "--mqtt", url, "--fleet", "plant", *desired]) == EXIT_GATE
+    assert capsys.readouterr().out == "✗ mute  no end: not there after 0.3 s\n"

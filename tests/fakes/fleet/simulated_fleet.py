@@ -55,7 +55,7 @@ class SimulatedFleet:
         while self._link.state == "connecting":
             self._link.step(CONNECT_S)
         assert self._link.state == "connected", self._link.reason
-        self._link.subscribe("edge/v1/plant/+/cmd/#")
+        self._link.subscribe("edge/v1/plant/+/cmd/#", "edge/v1/plant/+/desired")
         for device in self.fates:
             self._tell(device, "status", {"state": "online"}, is_retained=True)
             self._tell(device, "info", {"edge_version": "9.9"}, is_retained=True)
@@ -98,7 +98,9 @@ class SimulatedFleet:
         id_, _, chunk = rest.partition("/chunk/")
         if self.fates.get(device, "deaf") == "deaf":
             return
-        if chunk:
+        if path == "desired":
+            self._converge(device, received.payload)
+        elif chunk:
             self._receive(device, id_, int(chunk), received.payload)
         elif not received.payload:
             self._under_way.pop((device, id_), None)
@@ -106,6 +108,18 @@ class SimulatedFleet:
             command = msgspec.json.decode(received.payload)
             if command["status"] == "init":
                 self._begin(device, verb, id_, command)
+
+    def _converge(self, device: str, payload: bytes) -> None:
+        if not payload:
+            return
+        desired = msgspec.json.decode(payload)
+        version = desired["models"][self._model]["version"]
+        is_there = version in ("0", "1")
+        if is_there:
+            self._serve(device, version, f"digest of {version}")
+        told = {"state": "converged"} if is_there else {"state": "failed", "reason": "no such"}
+        reported = msgspec.json.encode({"rev": desired["rev"], **told})
+        self._link.send(Topics("plant", device).of("reported"), reported, is_retained=True)
 
     def _begin(self, device: str, verb: str, id_: str, command: dict[str, Any]) -> None:
         if (device, id_) in self._ended:

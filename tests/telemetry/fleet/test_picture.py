@@ -105,7 +105,6 @@ def test_model_that_is_gone_is_not_shown() -> None:
         ("tele/model", {"models": [{"name": "m", "failure_per_s": 0.5}]}, "0.5 errors/s"),
         ("tele/health", {"models": [{"name": "m", "drift": "drifted"}]}, "drift"),
         ("tele/health", {"models": [{"name": "m", "latency": "slow"}]}, "slow"),
-        ("reported", {"state": "failed", "reason": "no disk"}, "not as desired: no disk"),
     ],
 )
 def test_what_is_wrong_is_told_in_short(path: str, metrics: dict[str, Any], text: str) -> None:
@@ -115,6 +114,14 @@ def test_what_is_wrong_is_told_in_short(path: str, metrics: dict[str, Any], text
     )
     assert [finding.text for finding in device.findings] == [text]
     assert text in text_of([device])
+
+
+def test_device_that_is_not_as_desired_says_why() -> None:
+    board = Board()
+    board.add(arrival("d", "status", state="online"))
+    board.device("plant", "d").reported = {"state": "failed", "reason": "no disk"}
+    (device,) = summarize(board, NOW_S)
+    assert [finding.text for finding in device.findings] == ["not as desired: no disk"]
 
 
 def test_cost_is_shown_once_a_device_tells_it() -> None:
@@ -192,7 +199,7 @@ PATHS = ["status", "info", "model/m", "tele/model", "tele/device", "tele/health"
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([*PATHS, "reported", "event/drift", "event/x"]),
+            st.sampled_from([*PATHS, "event/drift", "event/x"]),
             st.dictionaries(KNOWN, JUNK)
             | st.builds(lambda row: {"models": [row]}, st.dictionaries(KNOWN, JUNK)),
         ),
