@@ -14,15 +14,12 @@ from edge.core.errors import EdgeError, NotFoundError, UnavailableError, Unsuppo
 from edge.host.activation import Activation, Probation
 from edge.host.catalog import Catalog
 from edge.host.choice import Fallback, Wish
-from edge.host.fairness import FairShare
-from edge.host.governor import Governor
-from edge.host.health.keeper import HealthKeeper
 from edge.host.intake import Intake
-from edge.host.metering import CostMeter
+from edge.host.oversight import Oversight
 from edge.host.residency import MemoryUse, NoRoomError, Residency, budget_bytes
 from edge.host.slot import Slot, Terms
 from edge.host.status import ModelStatus
-from edge.settings import Cost, ModelSettings
+from edge.settings import ModelSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +35,8 @@ if TYPE_CHECKING:
     from edge.host.metering import CostReport
     from edge.host.model import Model
     from edge.host.pipelines import Pipeline, PipelineStatus
+    from edge.settings import Cost, Power
     from edge.settings import Health as HealthSettings
-    from edge.settings import Power
 
 log = logging.getLogger(__name__)
 
@@ -97,21 +94,16 @@ class Runtime:
         self._catalog = Catalog()
         self._activation = Activation(self._catalog, probation or Probation())
         self._watch: FolderWatch | None = None
-        self._governor: Governor | None = None
-        self._meter: CostMeter | None = None
-        is_governed = power is not None and power.policy != "off"
         self._pipelines: dict[str, Pipeline] = {}
         self._residency = Residency(budget_bytes(memory), idle_s)
-        self._health = (
-            HealthKeeper(health, lambda: (self.status(), self.strain)) if health else None
-        )
+        self.oversight = Oversight(concurrency, power, cost, health, self.status)
         self._terms = Terms(
             Wish("", engine or "", dict(options or {}), fallback),
             dict(models or {}),
             self._residency,
-            FairShare(concurrency) if concurrency or is_governed else None,
+            self.oversight.turns,
             trust,
-            self._health,
+            self.oversight.health,
         )
         paths = [Path(source) for source in sources]
         self.folders = [path for path in paths if path.is_dir()]
@@ -121,12 +113,7 @@ class Runtime:
             self._pipelines = self._plan_pipelines(pipelines or {})
             if self._watch is not None:
                 self._watch.start()
-            if power is not None and self._terms.fair is not None and is_governed:
-                self._meter = CostMeter(cost or Cost(), power.interval_s)
-                self._governor = Governor(power, self._terms.fair, self.status, meter=self._meter)
-                self._governor.start()
-            if self._health is not None:
-                self._health.start()
+            self.oversight.start()
         except BaseException:
             self.close()
             raise
@@ -187,14 +174,14 @@ class Runtime:
             UnsupportedError: Answers are not remembered, or labels mean nothing for the task.
         """
         slot = self._catalog.find(name, version)
-        if self._health is None:
+        if self.oversight.health is None:
             raise UnsupportedError("nobody looks after the health of models here")
         others = () if version else [other.version for other in self._catalog.of(name)]
-        self._health.label(name, [slot.version, *others], request_id, truth)
+        self.oversight.health.label(name, [slot.version, *others], request_id, truth)
 
     def health(self) -> list[ModelHealth]:
         """Of each version of a model that was loaded; empty if nobody looks."""
-        return self._health.health() if self._health is not None else []
+        return self.oversight.health.health() if self.oversight.health is not None else []
 
     def pipeline(self, name: str) -> Pipeline:
         """A pipeline; its models are loaded when it first needs them.
@@ -318,24 +305,6 @@ class Runtime:
                 slot.configure(max_batch, max_delay_us)
         return plan
 
-    @property
-    def power(self) -> Power | None:
-        """What gives way, and when; None if nobody looks."""
-        return self._governor.settings if self._governor is not None else None
-
-    def set_power(self, power: Power) -> None:
-        """Look after other limits, until this process ends.
-
-        Raises:
-            UnsupportedError: Nobody looks after power here, or it is not to be looked after.
-        """
-        if self._governor is None or power.policy == "off":
-            raise UnsupportedError(
-                "whether heat and power are looked after is settled at the start",
-                hint='set policy in [power] of edge.toml; "watch" holds nothing back',
-            )
-        self._governor.configure(power)
-
     def status(self) -> list[ModelStatus]:
         """One entry for each version of each model, by name, oldest first."""
         return [slot.status() for slot in self._catalog.slots]
@@ -356,12 +325,12 @@ class Runtime:
     @property
     def strain(self) -> Strain | None:
         """How the device bears its work, and what is held back for it; None if nobody looks."""
-        return self._governor.strain if self._governor is not None else None
+        return self.oversight.strain
 
     @property
     def cost(self) -> CostReport | None:
         """What inferences cost so far; None if nobody reads sensors."""
-        return self._meter.report if self._meter is not None else None
+        return self.oversight.cost
 
     @property
     def is_ready(self) -> bool:
@@ -392,10 +361,7 @@ class Runtime:
         for pipeline in self._pipelines.values():
             pipeline.close()
         self._is_closed = True
-        if self._governor is not None:
-            self._governor.close()
-        if self._health is not None:
-            self._health.close()
+        self.oversight.close()
         for slot in self._catalog.slots:
             slot.close()
 

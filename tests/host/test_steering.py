@@ -88,15 +88,15 @@ def test_batching_of_no_model_is_refused(make_bundle: MakeBundle) -> None:
 def test_power_is_set_while_it_serves(make_bundle: MakeBundle) -> None:
     with Runtime(make_bundle(), power=Power(policy="watch")) as runtime:
         wanted = Power(policy="latency", budget_watts=5.0)
-        runtime.set_power(wanted)
+        runtime.oversight.set_power(wanted)
         assert runtime.power == wanted
 
 
 def test_power_that_nobody_looks_after_can_not_be_set(make_bundle: MakeBundle) -> None:
     with Runtime(make_bundle()) as runtime:
         with pytest.raises(UnsupportedError):
-            runtime.set_power(Power())
-        assert runtime.power is None
+            runtime.oversight.set_power(Power())
+        assert runtime.oversight.power is None
 
 
 def test_version_that_was_rolled_back_says_why(make_bundle: MakeBundle) -> None:

@@ -80,7 +80,7 @@ def test_a_quick_model_is_not_run_on_the_event_loop_while_it_has_to_wait(
     pack_null: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fair = FairShare()
-    monkeypatch.setattr("edge.host.runtime.FairShare", lambda concurrency: fair)
+    monkeypatch.setattr("edge.host.oversight.FairShare", lambda concurrency: fair)
     monkeypatch.setattr(Pace, "step", lambda self: True)
     call: Any = SimpleNamespace(feeds={"x": np.ones((1, 2), np.float32)})
     with edge.Runtime(pack_null(tmp_path, "null"), concurrency=1) as runtime:

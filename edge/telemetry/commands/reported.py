@@ -45,7 +45,7 @@ class Reported:
             "state": state,
             "models": self._models(findings),
         }
-        power = self._around.runtime.power
+        power = self._around.runtime.oversight.power
         if power is not None:
             limits = ("policy", "budget_watts", "max_celsius")
             report["power"] = {name: getattr(power, name) for name in limits}

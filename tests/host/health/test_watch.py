@@ -67,8 +67,8 @@ def _every_inference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def keeper_of(runtime: Runtime) -> HealthKeeper:
-    assert runtime._health is not None
-    return runtime._health
+    assert runtime.oversight.health is not None
+    return runtime.oversight.health
 
 
 @pytest.mark.usefixtures("_every_inference")

@@ -84,8 +84,8 @@ def test_power(start: Any, operator: Any, runtime: Runtime) -> None:
     operator.order("power/a", policy="latency", budget_watts=7.5)
     told = {"policy": "latency", "budget_watts": 7.5, "max_celsius": 0.0}
     assert operator.answer("power/a")["result"] == told
-    assert runtime.power
-    assert runtime.power.budget_watts == 7.5
+    assert runtime.oversight.power
+    assert runtime.oversight.power.budget_watts == 7.5
     operator.order("power/b", max_celsius=80.0)
     assert operator.answer("power/b")["result"] == {**told, "max_celsius": 80.0}
     for number, wrong in enumerate(({}, {"policy": "off"}, {"budget_watts": -1})):

@@ -39,12 +39,13 @@ def set_power(runtime: Runtime, wanted: Power, root: Path) -> Result:
     Raises:
         EdgeError: It can't be; the mode is set last, and all else stays.
     """
+    oversight = runtime.oversight
     if wanted.limits:
-        power = runtime.power or PowerSettings(policy="off")
-        runtime.set_power(msgspec.structs.replace(power, **wanted.limits))
+        power = oversight.power or PowerSettings(policy="off")
+        oversight.set_power(msgspec.structs.replace(power, **wanted.limits))
     result: Result = {}
-    if runtime.power is not None:
-        result = {name: getattr(runtime.power, name) for name in Power.__struct_fields__[:-1]}
+    if (now := oversight.power) is not None:
+        result = {name: getattr(now, name) for name in Power.__struct_fields__[:-1]}
     if wanted.mode is not None:
         result["mode"] = PowerModes(root).set(wanted.mode).name
     return result
