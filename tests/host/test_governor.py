@@ -253,7 +253,7 @@ def test_a_call_that_must_not_wait_does_not(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fair = FairShare()
-    monkeypatch.setattr("edge.host.runtime.FairShare", lambda concurrency: fair)
+    monkeypatch.setattr("edge.host.oversight.FairShare", lambda concurrency: fair)
     with edge.Runtime(models(make_bundle), concurrency=1) as runtime:
         model = runtime.model("a")
         fair.limit(batches_per_s=0.001)
