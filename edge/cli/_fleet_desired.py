@@ -61,8 +61,16 @@ def run(args: argparse.Namespace) -> int:
                 is_away = board.status.get("state") == "offline"
                 if device not in ends and (is_away or _has_ended(board.reported, rev)):
                     ends[device] = {"state": "away"} if is_away else board.reported
-    late = {"state": "no end", "reason": f"not there after {args.timeout:g} s"}
-    return _report({device: ends.get(device, late) for device in devices}, args)
+    for device in devices:
+        if device not in ends:
+            ends[device] = _late(operator.board.device(args.fleet, device).reported, rev, args)
+    return _report({device: ends[device] for device in devices}, args)
+
+
+def _late(reported: Mapping[str, Any], rev: int, args: argparse.Namespace) -> Mapping[str, Any]:
+    if reported.get("rev") == rev:
+        return reported
+    return {"state": "no end", "reason": f"no answer in {args.timeout:g} s"}
 
 
 def _has_ended(reported: Mapping[str, Any], rev: int) -> bool:

@@ -39,7 +39,9 @@ def _of_models(device: DeviceBoard) -> Iterator[Finding]:
         yield from _of_state(printable(name), state)
         for version, other in sorted(_others(state).items()):
             if other == "failed":
-                yield Finding("failed", printable(f"{version} failed"), "bad", printable(name))
+                yield Finding(
+                    "rejected", printable(f"{version} failed"), "warning", printable(name)
+                )
     for (name, version), row in sorted(device.models.items()):
         subject = printable(name)
         if str(device.served.get(name, {}).get("version", version)) != version:

@@ -129,4 +129,4 @@ def test_desired_is_left_for_a_device_that_does_not_answer(
     with fleet({"mute": "deaf"}):
         desired = ["desired", "digits=1", "--device", "mute", "--timeout", "0.3s", *BRIEFLY]
         assert main(["fleet", "--mqtt", url, "--fleet", "plant", *desired]) == EXIT_GATE
-    assert capsys.readouterr().out == "✗ mute  no end: not there after 0.3 s\n"
+    assert capsys.readouterr().out == "✗ mute  no end: no answer in 0.3 s\n"
