@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from edge.telemetry.address import BrokerAddress, TlsFiles
+from edge.telemetry.address import BrokerAddress, TlsFiles, parse_address
+from edge.telemetry.link import Link
 from edge.telemetry.sender import Sender
 from edge.telemetry.topics import Topics
 
@@ -77,6 +78,28 @@ def test_message_beyond_the_brokers_limit_is_given_up_and_told(
     assert sender.status().connection_count <= connections
     sender.send(_topic(6), {"number": 6})
     eventually(lambda: 6 in reader.numbers(), "what comes later")
+
+
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+@pytest.mark.parametrize("over", [0, 3])
+def test_packet_of_the_largest_size_is_taken_and_a_larger_one_is_not(
+    mosquitto: Any, version: str, over: int
+) -> None:
+    """But for the two bytes of the length, which mosquitto leaves out and the standard does not."""
+    link = Link(parse_address(mosquitto(f"max_packet_size {LIMIT}").url), version=version)
+    link.open()
+    while link.state == "connecting":
+        link.step(5.0)
+    assert link.max_packet_bytes == (LIMIT if version == "5" else None)
+    payload = bytes(LIMIT + over - (link.packet_bytes("t", bytes(LIMIT)) - LIMIT))
+    assert link.packet_bytes("t", payload) == LIMIT + over
+    number = link.send("t", payload, is_retained=False)
+    acknowledged: list[int] = []
+    while link.is_open and not acknowledged:
+        link.step(5.0)
+        acknowledged = link.acknowledged()
+    assert acknowledged == ([] if over else [number])
+    link.disconnect()
 
 
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
