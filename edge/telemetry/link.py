@@ -183,8 +183,8 @@ class Link:
         rejected, self._rejected = self._rejected, []
         return rejected
 
-    def subscribe(self, *patterns: str) -> None:
-        self._client.subscribe([(pattern, QOS) for pattern in patterns])
+    def subscribe(self, *patterns: str, qos: int = QOS) -> None:
+        self._client.subscribe([(pattern, qos) for pattern in patterns])
 
     def disconnect(self) -> None:
         """Say goodbye: the broker drops the will."""

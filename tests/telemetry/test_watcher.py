@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from edge.core.errors import SettingsError, UnavailableError
+from edge.telemetry.address import parse_address
 from edge.telemetry.envelope import Sealer, encode
+from edge.telemetry.link import Link
 from edge.telemetry.watcher import Watcher
 
 SEALER = Sealer()
@@ -138,3 +140,25 @@ def test_watcher_goes_on_with_the_other_broker_when_one_is_gone(
         eventually(lambda: watcher.poll(0.05) == [] and not watcher.is_connected, "the loss")
         eventually(lambda: watcher.poll(0.05) == [] and watcher.is_connected, "the other")
         assert str(watcher.address) == second.url
+
+
+@pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)
+def test_watcher_sees_a_fleet_of_which_more_is_retained_than_a_broker_queues(
+    broker: Any, listen: Callable[[], Any]
+) -> None:
+    count = 1_500  # mosquitto's max_queued_messages is 1,000
+    link = Link(parse_address(broker.url))
+    link.open()
+    while link.state == "connecting":
+        link.step(1.0)
+    for number in range(count):
+        link.send(f"edge/v1/f/d{number}/status", message(state="online"), is_retained=True)
+    acknowledged = 0
+    while acknowledged < count:
+        link.step(1.0)
+        assert link.is_open
+        acknowledged += len(link.acknowledged())
+    link.disconnect()
+    listener, seen = listen(), set()
+    while len(seen) < count:
+        seen.add(listener.until(lambda arrival: arrival.is_retained).device)
