@@ -35,7 +35,7 @@ _EXIT_CODES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
-        nargs="+",
+        nargs="*",
         metavar="BUNDLE|HOST",
         help="bundles (*.edge), and hosts as ssh takes them: user@host, or names of ~/.ssh/config",
     )

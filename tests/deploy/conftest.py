@@ -74,8 +74,11 @@ def served(
 
 @pytest.fixture(scope="session")
 def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Wheelhouse]:
+    return checkout_wheels(tmp_path_factory.mktemp("wheels"))
+
+
+def checkout_wheels(folder: Path) -> Callable[..., Wheelhouse]:
     """A real pip, and a wheel that stands for this project: it leads to this checkout."""
-    folder = tmp_path_factory.mktemp("wheels")
     own = folder / "edge_runtime-0.1.0-py3-none-any.whl"
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     _write_wheel(own, {"edge_checkout.pth": f"{ROOT}\n{packages}\n"})
