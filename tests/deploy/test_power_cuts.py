@@ -2,60 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ssh_device import Device
+from power_cuts import stopped_at
+from ssh_device import Device, wait_until
 
 from edge.deploy import connection
-from edge.deploy.program import program
 from edge.deploy.rollout import Outcome
 
 Bring = Callable[..., Outcome]
 MakeBundle = Callable[..., Path]
 Settings = Callable[..., Path]
-
-# In front of our program there: stops before the nth change, and tells that the power may go.
-STOP_AT = """
-import os, subprocess, time
-
-count = 0
-
-def stopping(module, name):
-    inner = getattr(module, name)
-
-    def act(*arguments, **named):
-        global count
-        count += 1
-        if count == {number}:
-            open("/run/cut", "w").close()
-            time.sleep(1000)
-        return inner(*arguments, **named)
-
-    setattr(module, name, act)
-
-for name in ("replace", "rename", "symlink", "link", "unlink", "fsync", "mkdir", "truncate"):
-    stopping(os, name)
-stopping(subprocess, "run")
-"""
-
-
-def stopped_at(number: int) -> bytes:
-    buffer = io.BytesIO()
-    with (
-        zipfile.ZipFile(io.BytesIO(program())) as ours,
-        zipfile.ZipFile(buffer, "w") as changed,
-    ):
-        for name in ours.namelist():
-            text = ours.read(name).decode()
-            front = STOP_AT.format(number=number) if name == "ondevice/__init__.py" else ""
-            changed.writestr(name, front + text if front else text)
-    return buffer.getvalue()
 
 
 def cut_at(
@@ -94,6 +55,7 @@ def survive(
         if not cut_at(number, device, act, monkeypatch):
             break
         device.boot()
+        wait_until(lambda: bool(device.versions()), f"nothing serves after cut {number}")
         versions = device.versions()
         assert versions in ({"m": "1"}, {"m": "2"}), (number, versions, device.log())
         assert not device.path("/opt/edge/pending").exists(), number
@@ -126,5 +88,4 @@ def test_each_cut_leaves_a_serving_device(
     newer = make_bundle("2")
     config = settings(served, more) if more else None
     cuts = survive(served, lambda: bring(served, newer, config=config), range(1, 1000), monkeypatch)
-    print(f"{cuts} power cuts")
     assert cuts > 30
