@@ -20,6 +20,10 @@ Say = Callable[[str], None]
 Progress = Callable[[int], None]
 """Called with how many bytes of a file were sent."""
 
+# What `ssh -v` says, besides what it would say without.
+_HOST_KEY = re.compile(rb"debug1: Server host key: (\S+ \S+)")
+_VERBOSE = (b"debug1: ", b"OpenSSH_", b"Authenticated to ", b"Transferred: ", b"Bytes per second: ")
+
 _GREETING = b'{"edge-device": 1}'
 _NO_PYTHON = "edge-needs-python"
 _OPTIONS = {
@@ -110,6 +114,7 @@ class Connection:
 
     def __init__(self, host: str, process: subprocess.Popen[bytes]) -> None:
         self.host = host
+        self.host_key = ""  # its type and fingerprint, if ssh was told to be verbose
         self._process = process
         self._stderr: list[bytes] = []
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -211,7 +216,10 @@ class Connection:
     def _listen(self) -> None:
         stderr: IO[bytes] = self._process.stderr  # type: ignore[assignment]  # it is a pipe
         for line in stderr:
-            self._stderr = [*self._stderr[-20:], line[:1000]]
+            if found := _HOST_KEY.match(line):
+                self.host_key = found[1].decode(errors="replace")  # of a host on the way, then ours
+            if not line.startswith(_VERBOSE):
+                self._stderr = [*self._stderr[-20:], line[:1000]]
 
 
 def connect(host: str, options: tuple[str, ...] = ()) -> Connection:

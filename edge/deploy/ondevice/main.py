@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from . import durable, service, store, switch
+from . import durable, enrolment, service, store, switch
 from .layout import Layout
 from .refusal import RefusedError
 from .session import Session
@@ -37,7 +37,8 @@ def first_boot(layout: Layout) -> None:
 
 
 def heal(layout: Layout) -> None:
-    _say(switch.take_back(layout) or "nothing to heal")
+    done = (switch.take_back(layout), enrolment.take_back(layout))
+    _say("; ".join(filter(None, done)) or "nothing to heal")
 
 
 def serve() -> None:

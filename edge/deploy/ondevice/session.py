@@ -10,7 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from . import durable, facts, service, store, switch
+from . import durable, enrolment, facts, service, store, switch
 from .layout import FIRST_BOOT, HEAL, SERVICE, Layout
 from .refusal import RefusedError
 
@@ -43,6 +43,8 @@ class Session:
             "check": self._check,
             "switch": self._switch,
             "status": self._status,
+            "identity": self._identity,
+            "enroll": self._enroll,
             "remove": self._remove,
         }
 
@@ -89,7 +91,8 @@ class Session:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{who} (since {time.strftime('%H:%M:%S %Z')})".encode(), 0)
         store.prepare(self._layout)
-        healed = switch.take_back(self._layout)
+        undone = (switch.take_back(self._layout), enrolment.take_back(self._layout))
+        healed = "; ".join(filter(None, undone))
         if healed and service.is_active():
             service.systemctl("restart", SERVICE)
         return healed
@@ -149,6 +152,12 @@ class Session:
         if release:
             answer = service.readiness(service.address(self._layout, release))
         return {**known, "service": service.show(), "readiness": answer}
+
+    def _identity(self, may_make: bool) -> dict[str, Any]:
+        return enrolment.identity(self._layout, may_make=may_make)
+
+    def _enroll(self, **arguments: Any) -> dict[str, Any]:
+        return enrolment.enroll(self._layout, say=self._say, **arguments)
 
     def _remove(self) -> bool:
         """Take all away but the settings of the device and what the service learned."""

@@ -1,0 +1,180 @@
+"""``edge enroll``: certificates for devices, whose keys never leave them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge.cli import _main, _output
+from edge.cli._arguments import positive
+from edge.core.errors import InputError
+
+if TYPE_CHECKING:
+    from edge.deploy.enrolment import Enrolment, Order
+
+HELP = "give devices certificates that their broker knows them by, over SSH, or renew them"
+
+_MARKS = {"enrolled": "[green]✓[/]", "planned": "·", "put-back": "[yellow]↺[/]"}
+_BAD = "[red]✗[/]"
+_EXIT_CODES = {
+    "enrolled": _main.EXIT_DONE,
+    "planned": _main.EXIT_DONE,
+    "put-back": _main.EXIT_GATE,
+    "refused": _main.EXIT_USAGE,
+    "unavailable": _main.EXIT_UNAVAILABLE,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("hosts", nargs="*", metavar="HOST", help="as ssh takes it: user@host")
+    parser.add_argument("--ca", type=Path, metavar="ca.pem", help="your authority's certificate")
+    parser.add_argument("--ca-key", type=Path, metavar="ca.key", help="its private key")
+    parser.add_argument(
+        "--days", type=positive, metavar="N", help="how long it holds (default 365; a CA 3650)"
+    )
+    parser.add_argument(
+        "--broker-ca",
+        type=Path,
+        metavar="FILE",
+        help="who vouches for the broker (default: what is set there, else ca.pem)",
+    )
+    parser.add_argument(
+        "--mqtt", default="", metavar="mqtts://HOST", help="the broker (default: what is set there)"
+    )
+    parser.add_argument(
+        "--replace", action="store_true", help="known names with new keys, and new names"
+    )
+    parser.add_argument(
+        "--make-ca", type=Path, metavar="NAME", help="make an authority: NAME.pem and NAME.key"
+    )
+    parser.add_argument(
+        "--encrypt", action="store_true", help="with --make-ca: ask for a passphrase for its key"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="look, and change nothing")
+    parser.add_argument(
+        "--timeout",
+        type=positive,
+        default=60,
+        metavar="SECONDS",
+        help="how long the broker may take to accept it (default 60)",
+    )
+    parser.add_argument(
+        "--parallel", type=positive, default=20, metavar="N", help="hosts at a time (default 20)"
+    )
+    parser.add_argument("--ssh-config", type=Path, metavar="FILE", help="instead of ~/.ssh/config")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.make_ca:
+        return _make_authority(args)
+    if args.encrypt:
+        raise InputError("--encrypt is for --make-ca")
+    if not args.hosts:
+        raise InputError(
+            "no host is named", hint="edge enroll user@host --ca ca.pem --ca-key ca.key"
+        )
+    if doubled := sorted({host for host in args.hosts if args.hosts.count(host) > 1}):
+        raise InputError(f"{', '.join(doubled)} is named twice")
+    if not args.ca or not args.ca_key:
+        raise InputError(
+            "an authority is needed: --ca ca.pem --ca-key ca.key",
+            hint="without one: edge enroll --make-ca ca",
+        )
+    from edge.deploy.enrolment import enroll
+
+    order = _order(args)
+    with _output.err().status("enrolling") as status:
+        outcomes = enroll(order, args.hosts, lambda host, at: status.update(f"{host}: {at}"))
+    if args.json:
+        _output.print_json(outcomes)
+    else:
+        _print(outcomes)
+    return max(_EXIT_CODES[outcome.state] for outcome in outcomes)
+
+
+def _order(args: argparse.Namespace) -> Order:
+    from edge.deploy import enrolment
+    from edge.deploy.authority import DEVICE_DAYS, read_authority
+    from edge.deploy.register import Register
+
+    return enrolment.Order(
+        authority=read_authority(args.ca, args.ca_key, _ask if sys.stdin.isatty() else None),
+        register=Register(args.ca.with_suffix(".issued"), may_replace=args.replace),
+        days=args.days or DEVICE_DAYS,
+        broker_ca=enrolment.broker_authority(args.broker_ca) if args.broker_ca else "",
+        url=enrolment.check_broker(args.mqtt) if args.mqtt else "",
+        ssh_options=("-F", str(args.ssh_config)) if args.ssh_config else (),
+        is_dry=args.dry_run,
+        timeout_s=args.timeout,
+        parallel=args.parallel,
+    )
+
+
+def _make_authority(args: argparse.Namespace) -> int:
+    from edge.deploy.authority import AUTHORITY_DAYS, make_authority
+
+    if args.hosts:
+        raise InputError("--make-ca takes no hosts", hint="enrol them once it is made")
+    passphrase = _ask_twice() if args.encrypt else b""
+    certificate, key = make_authority(args.make_ca, args.days or AUTHORITY_DAYS, passphrase)
+    if args.json:
+        _output.print_json({"certificate": str(certificate), "key": str(key)})
+        return _main.EXIT_DONE
+    _output.out().print(f"✓ {certificate}, for all to see", markup=False, soft_wrap=True)
+    _output.out().print(f"✓ {key}: who has it is believed", markup=False, soft_wrap=True)
+    return _main.EXIT_DONE
+
+
+def _ask(prompt: str = "passphrase of the authority's key: ") -> bytes:
+    import getpass
+
+    return getpass.getpass(prompt).encode()
+
+
+def _ask_twice() -> bytes:
+    if not sys.stdin.isatty():
+        raise InputError("nobody is there to ask for a passphrase", hint="run this in a terminal")
+    passphrase = _ask("passphrase for the new key: ")
+    if not passphrase or _ask("once more: ") != passphrase:
+        raise InputError("the passphrase is empty, or another one the second time")
+    return passphrase
+
+
+def _print(outcomes: Sequence[Enrolment]) -> None:
+    from rich.markup import escape
+
+    for outcome in outcomes:
+        mark = _MARKS.get(outcome.state, _BAD)
+        _output.say(f"{mark} {escape(outcome.host)}: {escape(_summary(outcome))}")
+        if outcome.hint:
+            _output.say(f"  [dim]hint: {escape(outcome.hint)}[/]")
+        for note in outcome.notes:
+            _output.say(f"  [yellow]![/] {escape(note)}")
+        facts = (
+            ("  its key", outcome.key),
+            ("  SSH host key", outcome.host_key),
+            ("  certificate", outcome.serial),
+            ("  before", f"until {_day(outcome.ended)}" if outcome.ended else ""),
+        )
+        _output.facts(facts)
+    if len(outcomes) > 1:
+        good = sum(_EXIT_CODES[outcome.state] == 0 for outcome in outcomes)
+        _output.say(f"{good} of {len(outcomes)} hosts")
+
+
+def _summary(outcome: Enrolment) -> str:
+    if outcome.state == "enrolled":
+        return f"{outcome.name} is enrolled until {_day(outcome.ends)} ({outcome.seconds:.1f} s)"
+    if outcome.state == "planned":
+        return f"{outcome.name} would get a certificate"
+    if outcome.state == "put-back":
+        return f"{outcome.name} has what it had: {outcome.reason}"
+    return outcome.reason
+
+
+def _day(utc: str) -> str:
+    return utc.partition("T")[0]
