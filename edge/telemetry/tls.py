@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import selectors
 import ssl
@@ -17,6 +18,7 @@ from edge.telemetry.address import BrokerAddress, TlsFiles
 log = logging.getLogger(__name__)
 
 _OTHERS = 0o077
+_STRANGERS = 0o007
 _VERDICT_S = 0.5  # a round trip, for brokers that give no ticket
 _ALERT = re.compile(r"\[SSL: (\w+)\]")
 
@@ -128,7 +130,10 @@ def _verification(error: ssl.SSLCertVerificationError, address: BrokerAddress) -
 
 
 def _present(made: ssl.SSLContext, certificate: str, key: str) -> None:
-    _warn_of_readers(key, Path(key).stat().st_mode)
+    known = Path(key).stat()
+    # Root gives a key to a service by the service's group.
+    is_lent = known.st_uid == 0 != os.geteuid()
+    _warn_of_readers(key, known.st_mode & (_STRANGERS if is_lent else _OTHERS))
     try:
         # A password keeps OpenSSL from asking for one on the terminal.
         made.load_cert_chain(certificate, key, password="")
@@ -141,7 +146,7 @@ def _present(made: ssl.SSLContext, certificate: str, key: str) -> None:
 
 
 @cache
-def _warn_of_readers(key: str, mode: int) -> None:
+def _warn_of_readers(key: str, readers: int) -> None:
     """Once."""
-    if mode & _OTHERS:
+    if readers:
         log.warning("the key %s can be read by others: chmod 600 %s", key, key)

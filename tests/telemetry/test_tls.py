@@ -215,3 +215,19 @@ def test_broker_that_vanishes_amid_the_handshake_is_told(authority: Any, cut: in
         link = _connect(server.getsockname()[1], ca=authority().ca)
         answering.join()
     assert "hung up during the TLS handshake" in link.reason
+
+
+@pytest.mark.parametrize(("mode", "warnings"), [(0o640, 0), (0o644, 1)])
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to own a key")
+def test_key_that_root_lends_by_the_group_is_fine(
+    pems: dict[str, Path],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: int,
+    warnings: int,
+) -> None:
+    os.chmod(pems["key"], mode)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    tls.context(TlsFiles(certificate=str(pems["certificate"]), key=str(pems["key"])))
+    told = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == warnings
