@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from edge.telemetry.link import Link, Received
 from edge.telemetry.topics import Topics, split
 
 CONNECT_S = 15.0
+ROUND_S = 1.0
 NONSENSE = b'{"status": ["?"'
 FORMER = ("0", "old")  # version and digest
 
@@ -42,6 +44,8 @@ class SimulatedFleet:
         self._digests = digests
         self._model = model
         self._parts: defaultdict[tuple[str, str], dict[int, bytes]] = defaultdict(dict)
+        self._rounds: Counter[tuple[str, str]] = Counter()
+        self._asked_s: dict[tuple[str, str], float] = {}
         self._under_way: dict[tuple[str, str], dict[str, Any]] = {}
         self._ended: dict[tuple[str, str], dict[str, Any]] = {}
         self._samples: Counter[str] = Counter()
@@ -74,6 +78,7 @@ class SimulatedFleet:
             self._link.step(0.05)
             while self._link.received:
                 self._handle(self._link.received.popleft())
+            self._ask_again()
             ticks += 1
             if ticks % 4 == 0:
                 for device in self.fates:
@@ -144,8 +149,18 @@ class SimulatedFleet:
         count = -(-transfer["size_bytes"] // transfer["chunk_bytes"])
         missing = [[index, index + 1] for index in range(count) if index not in parts]
         received = sum(map(len, parts.values()))
-        state = {"missing": missing[:32], "received_bytes": received, "round": len(parts)}
+        round_ = self._rounds[device, id_]
+        state = {"missing": missing[:32], "received_bytes": received, "round": round_}
+        self._asked_s[device, id_] = time.monotonic()
         self._answer(device, "update", id_, {**command, "status": "executing", **state})
+
+    def _ask_again(self) -> None:
+        """For what did not come: a broker may drop chunks."""
+        now_s = time.monotonic()
+        for key in self._under_way:
+            if now_s - self._asked_s.get(key, now_s) > ROUND_S:
+                self._rounds[key] += 1
+                self._ask(*key)
 
     def _receive(self, device: str, id_: str, index: int, payload: bytes) -> None:
         command = self._under_way.get((device, id_))
