@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -14,6 +15,10 @@ REPORTERS = {"openvino": "openvino_telemetry", "nncf": "openvino_telemetry"}
 """Optional packages through which an SDK, by its import alone, reports over the network that it is
 used and leaves an identity in the home folder. The SDK does without."""
 
+SILENCE = {"onnxruntime": "ORT_DISABLE_TELEMETRY"}
+"""Variables that keep an SDK from reporting by itself: the wheels of ONNX Runtime for Linux do since
+1.31, to Microsoft (https://github.com/microsoft/onnxruntime/pull/27379)."""
+
 
 def require(module: str, *, extra: str) -> Any:
     """Import ``module`` and return it.
@@ -24,7 +29,10 @@ def require(module: str, *, extra: str) -> Any:
     Raises:
         MissingDependencyError: It is not installed, or it is and fails to import.
     """
-    reporter = REPORTERS.get(module.partition(".")[0])
+    package = module.partition(".")[0]
+    if package in SILENCE:
+        os.environ.setdefault(SILENCE[package], "1")
+    reporter = REPORTERS.get(package)
     if reporter:
         sys.modules.setdefault(reporter, None)  # type: ignore[arg-type]  # "can not be imported"
     try:
