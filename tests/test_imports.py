@@ -86,6 +86,16 @@ def test_import_edge_loads_the_standard_library_alone() -> None:
     assert loaded - set(bare.stdout.split()) - set(sys.stdlib_module_names) == {"edge"}
 
 
+def test_runtime_brings_no_watchers_before_it_is_asked_for_them() -> None:
+    """What a device without ``[health]``, ``[power]`` and ``[cost]`` would pay for in vain."""
+    watchers = ("edge.host.health", "edge.host.metering", "edge.sensors")
+    code = f"import sys, edge; edge.Runtime; print(*{{*sys.modules}} & {{*{watchers!r}}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
+
+
 def test_public_names_are_there() -> None:
     for name in edge.__all__:
         assert getattr(edge, name) is not None

@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 from edge.core.errors import UnsupportedError
 from edge.host.fairness import FairShare
-from edge.host.governor import Governor
-from edge.host.health.keeper import HealthKeeper
-from edge.host.metering import CostMeter
 from edge.settings import Cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from edge.host.governor import Strain
-    from edge.host.metering import CostReport
+    from edge.host.governor import Governor, Strain
+    from edge.host.health.keeper import HealthKeeper
+    from edge.host.metering import CostMeter, CostReport
     from edge.host.status import ModelStatus
     from edge.settings import Health, Power
 
@@ -38,20 +36,24 @@ class Oversight:
         status: Callable[[], Sequence[ModelStatus]],
     ) -> None:
         is_governed = power is not None and power.policy != "off"
+        self._status = status
         self.turns = FairShare(concurrency) if concurrency or is_governed else None
-        self.health = HealthKeeper(health, lambda: (status(), self.strain)) if health else None
+        self.health = self._keeper(health) if health is not None else None
         self._power = power if is_governed else None
         self._cost = cost or Cost()
-        self._status = status
         self._meter: CostMeter | None = None
         self._governor: Governor | None = None
 
     def start(self) -> None:
-        """
+        """Begin to look.
+
         Raises:
             SettingsError: There are no sensors where ``power`` looks for them.
         """
         if self._power is not None and self.turns is not None:
+            from edge.host.governor import Governor
+            from edge.host.metering import CostMeter
+
             self._meter = CostMeter(self._cost, self._power.interval_s)
             self._governor = Governor(self._power, self.turns, self._status, meter=self._meter)
             self._governor.start()
@@ -90,3 +92,8 @@ class Oversight:
                 hint='set policy in [power] of edge.toml; "watch" holds nothing back',
             )
         self._governor.configure(power)
+
+    def _keeper(self, health: Health) -> HealthKeeper:
+        from edge.host.health.keeper import HealthKeeper  # as all here, only for who wants it
+
+        return HealthKeeper(health, lambda: (self._status(), self.strain))

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from edge.bundle import Bundle, open_bundle
-from edge.bundle.signing import Keyring
 from edge.core.errors import BundleError, EdgeError, EngineError, UnavailableError
 from edge.host.building import Build
 from edge.host.choice import Wish
 from edge.host.fairness import FairShare
 from edge.host.goldens import prove
-from edge.host.health.keeper import HealthKeeper
 from edge.host.model import Model
 from edge.host.opening import Opened, Opener
 from edge.host.residency import NoRoomError, Residency
@@ -26,7 +24,9 @@ from edge.host.status import ModelStatus, State, with_model
 from edge.settings import ModelSettings
 
 if TYPE_CHECKING:
+    from edge.bundle.signing import Keyring
     from edge.host.batching import BatchPlan
+    from edge.host.health.keeper import HealthKeeper
 
 log = logging.getLogger(__name__)
 
