@@ -223,18 +223,6 @@ class Intake:
             log.warning("%s is not signed by anyone who is trusted here", path)
         return bundle
 
-    def _add_unless_taken(self, slot: Slot, folder: Path) -> None:
-        """What an earlier folder holds comes first: what a release brought, before what came to
-        the device later and is no newer. Within one folder it is a mistake.
-        """
-        twin = self._catalog.twin(slot)
-        try:
-            self._add(slot)
-        except InputError as error:
-            if twin is None or folder in twin.path.parents:
-                raise
-            log.error("%s is left out: %s", slot.path, error)
-
     def _slot_at(self, path: Path, folder: Path) -> Slot:
         """What a bundle in a folder holds; one that is damaged or out of its place has failed."""
         try:
