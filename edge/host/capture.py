@@ -11,6 +11,8 @@ import msgspec
 from edge.core.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edge.core.tensor import Array, Feeds
     from edge.host.seat import Run, Sitting
 
@@ -30,11 +32,13 @@ class Capture:
 
     Args:
         most_bytes: Of a larger frame nothing is copied.
+        forget: Called once it waits no more.
     """
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, forget: Callable[[Capture], None]) -> None:
         self.future: Future[Frame] = Future()
         self._most_bytes = most_bytes
+        self._forget = forget
         self._attached: list[tuple[Sitting, Run]] = []
         self._is_over = False
         self._lock = threading.Lock()
@@ -44,7 +48,8 @@ class Capture:
 
         def run_and_see(feeds: Feeds) -> dict[str, Array]:
             outputs = run(feeds)
-            if self._detach():
+            if self.detach():
+                self._forget(self)
                 self._see(sitting, feeds, outputs)
             return outputs
 
@@ -55,16 +60,18 @@ class Capture:
 
     def cancel(self) -> None:
         """Wait no more."""
-        self._detach()
+        if self.detach():
+            self._forget(self)
 
-    def _detach(self) -> bool:
-        """Whether this was the first to come."""
+    def detach(self) -> bool:
+        """Give all that it was attached to back; whether this was the first to come."""
         with self._lock:
             if self._is_over:
                 return False
             self._is_over = True
             for sitting, run in self._attached:
                 sitting.run = run
+            self._attached.clear()
             return True
 
     def _see(self, sitting: Sitting, feeds: Feeds, outputs: dict[str, Array]) -> None:

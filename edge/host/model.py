@@ -13,7 +13,6 @@ import msgspec
 from edge.core.errors import UnsupportedError
 from edge.host import goldens
 from edge.host.batching import plan_batches
-from edge.host.capture import Capture
 from edge.host.pictures import Pictures
 from edge.host.response_cache import Remembered, cache_for
 from edge.host.scheduler import Scheduler
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from edge.core.manifest import Variant
     from edge.core.tensor import Array, Feeds, TensorSpec
     from edge.host.batching import BatchPlan
+    from edge.host.capture import Capture
     from edge.host.fairness import FairShare
     from edge.host.goldens import GoldenResult
     from edge.host.health.watch import ModelWatch
@@ -268,9 +268,7 @@ class Model:
 
     def capture(self, most_bytes: int) -> Capture:
         """The next frame that runs, and its answer; what the response cache knows does not run."""
-        capture = Capture(most_bytes)
-        self.seat.capture(capture)
-        return capture
+        return self.seat.capture(most_bytes)
 
     def verify_goldens(self) -> list[GoldenResult]:
         """Run the bundle's goldens here; they do not count in ``statistics``."""

@@ -10,11 +10,11 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from edge.core.errors import UnavailableError
+from edge.host.capture import Capture
 
 if TYPE_CHECKING:
     from edge.core.tensor import Array, Feeds
     from edge.host.batching import BatchPlan
-    from edge.host.capture import Capture
     from edge.host.health.watch import ModelWatch
     from edge.host.opening import Opened
     from edge.host.residency import Room
@@ -169,12 +169,16 @@ class Seat:
             finally:
                 self.give(sitting)
 
-    def capture(self, capture: Capture) -> None:
-        """Show it the next run; one that waited for another is not shown any."""
+    def capture(self, most_bytes: int) -> Capture:
+        """The next run; another that waits for one is not shown any."""
+        capture = Capture(most_bytes, self._forget)
         with self._lock:
+            if self._capture is not None:
+                self._capture.detach()
             self._capture = capture
             if self._sitting is not None:
                 capture.attach(self._sitting)
+        return capture
 
     def describe(self, opened: Opened) -> None:
         """Know more of the session that is here, which stays the same."""
@@ -249,6 +253,11 @@ class Seat:
         self.loads += 1
         if sitting.opened.room is not None:
             sitting.opened.room.occupant = self
+
+    def _forget(self, capture: Capture) -> None:
+        with self._lock:
+            if self._capture is capture:
+                self._capture = None
 
     def _dismiss(self, sitting: Sitting | None) -> None:
         if sitting is None:

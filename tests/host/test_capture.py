@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +77,35 @@ def test_frame_that_is_too_large_fails_the_capture_and_no_request(make_bundle: M
         assert outputs["y"].shape == (1, 4)
         with pytest.raises(InputError, match="28 bytes"):
             capture.future.result(0)
+
+
+def test_nothing_of_a_capture_stays_once_it_is_over(make_bundle: MakeBundle) -> None:
+    with Runtime(make_bundle()) as runtime:
+        model = runtime.model("product")
+        capture = model.capture(MIB)
+        model.infer({"x": np.ones((1, 3), np.float32)})
+        frame = weakref.ref(capture.future.result(0).inputs["x"])
+        cancelled = model.capture(MIB)
+        cancelled.cancel()
+        left = weakref.ref(cancelled)
+        del capture, cancelled
+        gc.collect()
+        assert frame() is None
+        assert left() is None
+
+
+def test_newer_capture_takes_the_place_of_the_one_that_waits(make_bundle: MakeBundle) -> None:
+    with Runtime(make_bundle()) as runtime:
+        model = runtime.model("product")
+        sitting = model.seat.take()
+        plain = sitting.run
+        former, newer = model.capture(MIB), model.capture(MIB)
+        former.cancel()
+        model.infer({"x": np.ones((1, 3), np.float32)})
+        assert newer.future.result(0).inputs["x"].shape == (1, 3)
+        assert not former.future.done()
+        assert sitting.run == plain
+        model.seat.give(sitting)
 
 
 def test_many_threads_get_their_answers_while_one_frame_is_taken(make_bundle: MakeBundle) -> None:
