@@ -16,8 +16,8 @@ REPORTERS = {"openvino": "openvino_telemetry", "nncf": "openvino_telemetry"}
 used and leaves an identity in the home folder. The SDK does without."""
 
 SILENCE = {"onnxruntime": "ORT_DISABLE_TELEMETRY"}
-"""Variables that keep an SDK from reporting by itself: the wheels of ONNX Runtime for Linux do since
-1.31, to Microsoft (https://github.com/microsoft/onnxruntime/pull/27379)."""
+"""Variables that keep an SDK from reporting by itself: ONNX Runtime's wheels for Linux do, to
+Microsoft (seen with 1.31, https://github.com/microsoft/onnxruntime/pull/27379)."""
 
 
 def require(module: str, *, extra: str) -> Any:

@@ -56,7 +56,7 @@ class Order(msgspec.Struct, frozen=True):
 class Enrolment(msgspec.Struct, frozen=True):
     """What became of one host; no key is in it but fingerprints.
 
-    ``ends`` is when the certificate ends, ``ended`` when the one before would.
+    ``serial`` and ``ends`` are of the certificate, ``ended`` is when the one before would end.
     """
 
     host: str
@@ -199,6 +199,7 @@ def _vouch(
         state="put-back",
         reason=answer.reason,
         hint=f"what was before: {answer.back}" if answer.back else "all is as before there",
+        serial="",
         ends=outcome.ended,
     )
 
@@ -220,7 +221,9 @@ def _planned(host: str, there: _Identity, request: Request | None) -> Enrolment:
 def _notes(there: _Identity, name: str) -> tuple[str, ...]:
     if there.device in ("", name):
         return ()
-    return (f"its name in topics is {there.device} (EDGE_MQTT_DEVICE), the broker knows {name}",)
+    return (
+        f"its name in topics is {there.device!r} (EDGE_MQTT_DEVICE), and the broker knows {name}",
+    )
 
 
 def _check_broker_is_named(there: _Identity, order: Order) -> None:

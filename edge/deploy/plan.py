@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -33,8 +34,14 @@ class Plan(msgspec.Struct, frozen=True):
     missing_bytes: int
 
     @property
-    def is_done(self) -> bool:
-        return self.takeover == "none"
+    def texts(self) -> list[str]:
+        """A line for each step; what is sent is one."""
+        sent = [step.text for step in self.steps if step.do == "send"]
+        wheels = [text for text in sent if text.endswith(".whl")]
+        names = [text for text in sent if text not in wheels]
+        names += [f"{len(wheels)} wheels"] if wheels else []
+        first = [f"send {self.missing_bytes:,} bytes: {', '.join(names)}"] if sent else []
+        return first + [step.text for step in self.steps if step.do != "send"]
 
 
 def make_plan(
@@ -55,8 +62,9 @@ def make_plan(
     release = parcel.release
     takeover = how_to_take_over(release, parcel.settings, facts)
     sizes = {digest_of(p.contents): size_of(p.contents) for p in placed} | release.parts()
+    names = _names(release, placed)
     sent = [
-        _send(sha256, size, held.get(sha256, 0), _names(release).get(sha256, "our own program"))
+        _send(sha256, size, held.get(sha256, 0), names[sha256])
         for sha256, size in sizes.items()
         if held.get(sha256) != size
     ]
@@ -125,8 +133,8 @@ def _take_over(
 
 def _send(sha256: str, size: int, held: int, name: str) -> Step:
     offset = held if held < size else 0
-    rest = f", from {offset:,}" if offset else ""
-    return Step("send", f"send {name} ({size:,} bytes{rest})", {"offset": offset}, sha256)
+    rest = f" from byte {offset:,} on" if offset else ""
+    return Step("send", f"{name}{rest}", {"offset": offset}, sha256)
 
 
 def _place(placed: Sequence[Placed]) -> Step:
@@ -159,6 +167,7 @@ def _switch(release: Release, takeover: Takeover, timeout_s: float) -> Step:
     return Step("switch", text, arguments)
 
 
-def _names(release: Release) -> dict[str, str]:
-    named = {part.sha256: part.name for part in (*release.runtime.wheels, release.settings)}
+def _names(release: Release, placed: Sequence[Placed]) -> dict[str, str]:
+    named = {digest_of(one.contents): posixpath.basename(one.path) for one in placed}
+    named |= {part.sha256: part.name for part in (*release.runtime.wheels, release.settings)}
     return named | {model.sha256: f"{model.name} {model.version}" for model in release.models}

@@ -188,7 +188,7 @@ def _deploy_to(host: str, order: Order, depot: Depot, report: Report) -> Outcome
             release=parcel.release.digest,
             takeover=plan.takeover,
             differences=tuple(differences),
-            steps=tuple(step.text for step in plan.steps),
+            steps=tuple(plan.texts),
         )
         if order.is_dry:
             return outcome

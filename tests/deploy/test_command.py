@@ -64,7 +64,8 @@ def test_a_dry_run_lists_the_steps(
     arguments = ["deploy", newer, served.name, f"--ssh-config={served.config}", "--dry-run"]
     assert main(arguments) == 0
     output = capsys.readouterr().out
-    assert "1. send m 2" in output
+    assert "1. send " in output
+    assert "bytes: m 2" in " ".join(output.split())
     assert "the running service takes over" in output
     assert max(map(len, output.splitlines())) <= 80
 

@@ -154,7 +154,8 @@ def test_a_dry_run_prints_the_steps_and_does_none(
     outcome = bring(device, make_bundle("1"), is_dry=True)
     assert outcome.state == "planned", outcome
     assert outcome.steps[-1].startswith("start the service")
-    assert any(step.startswith("send m 1 (") for step in outcome.steps)
+    assert outcome.steps[0].startswith("send ")
+    assert outcome.steps[0].endswith(" m 1, edge.toml, 2 wheels")
     assert not device.path("/opt/edge").exists()
 
 
