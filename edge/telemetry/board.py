@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from edge.telemetry.watcher import Arrival
 
 TREND = 8
-SILENT_AFTER_S = 20.0  # four times the default interval
+SILENT_AFTER_S = 20.0
+_SILENT_AFTER_INTERVALS = 4
+_LONGEST_INTERVAL_S = 3600.0
 _EVENTS = 4
 _MOST_MODELS = 256  # of a device: names come from a network
 
@@ -36,6 +38,7 @@ class DeviceBoard(msgspec.Struct):
         served: By name of the model: the state of the version that serves.
         reported: How far it is from what is desired of it.
         heard_s: Monotonic clock of the last message that was not retained; 0 for none.
+        interval_s: That of its samples, as it says.
         events: By type, the name of the model and its version: the last one.
     """
 
@@ -49,6 +52,7 @@ class DeviceBoard(msgspec.Struct):
     models: dict[Key, ModelRow] = {}
     events: dict[tuple[str, str, str], Metrics] = {}
     heard_s: float = 0.0
+    interval_s: float = 0.0
 
     @property
     def is_online(self) -> bool:
@@ -57,7 +61,8 @@ class DeviceBoard(msgspec.Struct):
     def silent_s(self, now_s: float) -> float:
         """How long it should have been heard and was not; 0 for one that was not expected to be."""
         quiet_s = now_s - self.heard_s if self.heard_s else 0.0
-        return quiet_s if quiet_s > SILENT_AFTER_S else 0.0
+        patience_s = max(SILENT_AFTER_S, _SILENT_AFTER_INTERVALS * self.interval_s)
+        return quiet_s if quiet_s > patience_s else 0.0
 
 
 class Board:
@@ -116,6 +121,7 @@ def _set_sample(device: DeviceBoard, kind: str, metrics: Metrics) -> None:
         for health in tables(metrics.get("models")):
             _row(device, health).health = health
     elif kind == "model":
+        device.interval_s = min(number(metrics.get("window_s")) or 0.0, _LONGEST_INTERVAL_S)
         for sample in tables(metrics.get("models")):
             row = _row(device, sample)
             row.sample = sample

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,9 +67,6 @@ class Journal:
                 f"how far the roll-out has come can not be kept: {self.path}: {error.strerror}"
             ) from error
 
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
-
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keep other operators on this machine out.
@@ -103,4 +101,5 @@ def journal_of(fleet: str, target: Target, folder: Path | None = None) -> Journa
     """``folder``: by default ``edge/roll-outs`` in ``$XDG_STATE_HOME``."""
     folder = folder or default_state() / "roll-outs"
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in fleet)
-    return Journal(folder / f"{safe}-{target.name}-{target.sha256[:16]}.json")
+    which = hashlib.sha256(f"{fleet}\n{target.sha256}".encode()).hexdigest()[:16]
+    return Journal(folder / f"{safe}-{target.name}-{which}.json")

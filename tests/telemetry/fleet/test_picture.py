@@ -75,6 +75,12 @@ def test_device_that_was_heard_and_is_no_more_is_silent() -> None:
     assert (device.state, device.silent_s) == ("silent", 60.0)
 
 
+def test_device_that_is_seldom_heard_is_not_silent_between() -> None:
+    heard = arrival("d", "tele/model", is_retained=False, window_s=60.0, models=[])
+    assert one_of(heard, now_s=NOW_S + 200).state == "online"
+    assert one_of(heard, now_s=NOW_S + 300).state == "silent"
+
+
 def test_model_is_the_version_that_serves_with_its_own_figures() -> None:
     rows = [
         {"name": "digits", "version": version, "success_per_s": rate, "failure_count": 3}
