@@ -143,8 +143,8 @@ class Watcher:
         return self._link
 
     def _subscribe(self, link: Link) -> None:
-        # In one packet: of two in a row amqtt may lose one. At QoS 0: at QoS 1, mosquitto drops what
-        # is retained beyond 1,000 messages for a client, unless it is told otherwise.
+        # In one packet: of two in a row amqtt may lose one. At QoS 0: at QoS 1, of what is retained
+        # mosquitto drops all beyond 1,000 messages, unless it is told otherwise.
         link.subscribe(*self._patterns, qos=0)
         self._subscribed = True
         self.error = ""
