@@ -41,8 +41,7 @@ class HealthKeeper:
     ) -> None:
         self._settings = settings
         self._state = state
-        self._watches: dict[Key, ModelWatch] = {}
-        self._latencies: dict[Key, LatencyWatch] = {}
+        self._watches: dict[Key, tuple[ModelWatch, LatencyWatch]] = {}
         self._failing = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edge-health", daemon=True)
@@ -59,7 +58,7 @@ class HealthKeeper:
     def watch(self, bundle: Bundle) -> ModelWatch:
         """A watch for a model that is loaded; takes the place of one of its name and version."""
         watch = ModelWatch(bundle, self._settings)
-        self._watches[watch.name, watch.version] = watch
+        self._watches[watch.name, watch.version] = watch, LatencyWatch(self._settings)
         return watch
 
     def label(self, name: str, versions: Sequence[str], request_id: str, truth: Truth) -> None:
@@ -68,7 +67,8 @@ class HealthKeeper:
         Raises:
             NotFoundError: None was loaded, or see ``AccuracyWatch.label``.
         """
-        watches = [self._watches[name, each] for each in versions if (name, each) in self._watches]
+        known = self._watches.copy()
+        watches = [known[name, each][0] for each in versions if (name, each) in known]
         if not watches:
             raise NotFoundError(f"{name} was never loaded, and has answered nothing")
         knowing = (watch for watch in watches if watch.accuracy.knows(request_id))
@@ -81,10 +81,10 @@ class HealthKeeper:
             ModelHealth(
                 *key,
                 watch.drift(),
-                self._latency_of(key).status if self._settings.latency else off,
+                latency.status if self._settings.latency else off,
                 watch.accuracy.status(),
             )
-            for key, watch in sorted(self._watches.items())
+            for key, (watch, latency) in sorted(self._watches.copy().items())
         ]
 
     def look(self, now_s: float) -> None:
@@ -97,23 +97,16 @@ class HealthKeeper:
         known = {(status.name, status.version) for status in statuses}
         for key in self._watches.keys() - known:  # removed
             del self._watches[key]
-            self._latencies.pop(key, None)
-        for watch in list(self._watches.values()):
+        watches = self._watches.copy()
+        for watch, _ in watches.values():
             watch.work()
         if not self._settings.latency:
             return
         for status in statuses:
-            found = self._watches.get((status.name, status.version))
+            found = watches.get((status.name, status.version))
             if found is not None:
-                variant = found.variants.get(status.variant)
-                self._latency_of((status.name, status.version)).look(
-                    now_s, status, variant, statuses, strain
-                )
-
-    def _latency_of(self, key: Key) -> LatencyWatch:
-        if key not in self._latencies:
-            self._latencies[key] = LatencyWatch(self._settings)
-        return self._latencies[key]
+                watch, latency = found
+                latency.look(now_s, status, watch.variants.get(status.variant), statuses, strain)
 
     def _run(self) -> None:
         while not self._closing.wait(LOOK_S):

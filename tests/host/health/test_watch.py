@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -19,6 +20,8 @@ from edge.host.health.keeper import HealthKeeper
 from edge.host.health.looks import Looker
 from edge.host.health.reference import FILE, SOURCE, Gathering, encode, reference_of
 from edge.host.health.watch import ModelWatch
+from edge.host.statistics import Statistics
+from edge.host.status import ModelStatus
 from edge.settings import Health, ModelSettings
 
 MakeBundle = Callable[..., Path]
@@ -188,6 +191,22 @@ def test_a_failing_look_at_models_is_logged_once_and_goes_on(
     with Runtime(watched, health=OFTEN):
         assert done.wait(20)
     assert len([r for r in caplog.records if r.levelno == logging.ERROR]) == 1
+
+
+def test_latency_of_what_is_loaded_anew_is_not_held_against_what_was_there(watched: Path) -> None:
+    statuses: list[ModelStatus] = []
+    keeper = HealthKeeper(OFTEN, lambda: (statuses, None))
+    with open_bundle(watched) as bundle:
+        variant = bundle.manifest.variants[0].id
+        for count, now_s in ((100, 0.0), (300, 20.0)):
+            keeper.watch(bundle)
+            statistics = Statistics()
+            for _ in range(count):
+                statistics.success(2_000_000)
+            status = ModelStatus("m", "1", "ready", variant=variant)
+            statuses[:] = [msgspec.structs.replace(status, statistics=statistics.snapshot())]
+            keeper.look(now_s)
+            assert keeper.health()[0].latency.count == 0
 
 
 def test_labels_find_the_version_that_answered(
