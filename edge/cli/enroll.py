@@ -19,6 +19,7 @@ HELP = "give devices certificates that their broker knows them by, over SSH, or 
 
 _MARKS = {"enrolled": "[green]✓[/]", "planned": "·", "put-back": "[yellow]↺[/]"}
 _BAD = "[red]✗[/]"
+_CENTURY_DAYS = 36_525
 _EXIT_CODES = {
     "enrolled": _main.EXIT_DONE,
     "planned": _main.EXIT_DONE,
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ca", type=Path, metavar="ca.pem", help="your authority's certificate")
     parser.add_argument("--ca-key", type=Path, metavar="ca.key", help="its private key")
     parser.add_argument(
-        "--days", type=positive, metavar="N", help="how long it holds (default 365; a CA 3650)"
+        "--days", type=_days, metavar="N", help="how long it holds (default 365; a CA 3650)"
     )
     parser.add_argument(
         "--broker-ca",
@@ -66,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ssh-config", type=Path, metavar="FILE", help="instead of ~/.ssh/config")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _days(text: str) -> int:
+    days = positive(text)
+    if days > _CENTURY_DAYS:
+        raise argparse.ArgumentTypeError(f"{days} days are more than a century")
+    return days
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,7 +128,8 @@ def _make_authority(args: argparse.Namespace) -> int:
     if args.hosts:
         raise InputError("--make-ca takes no hosts", hint="enrol them once it is made")
     passphrase = _ask_twice() if args.encrypt else b""
-    certificate, key = make_authority(args.make_ca, args.days or AUTHORITY_DAYS, passphrase)
+    stem = args.make_ca.with_suffix("") if args.make_ca.suffix == ".pem" else args.make_ca
+    certificate, key = make_authority(stem, args.days or AUTHORITY_DAYS, passphrase)
     if args.json:
         _output.print_json({"certificate": str(certificate), "key": str(key)})
         return _main.EXIT_DONE

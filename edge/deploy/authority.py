@@ -60,6 +60,7 @@ class Authority:
         self._certificate = certificate
         self._key = key
         self.pem = certificate_pem(certificate)
+        self.ends = utc_text(certificate.not_valid_after_utc)
 
     def sign(self, request: Request, days: int) -> Issued:
         """Vouch for a device as a client, for so many days or until the authority itself ends."""

@@ -180,6 +180,8 @@ def _vouch(
         _Answer,
     )
     notes = _notes(there, request.name)
+    if issued.ends == order.authority.ends:
+        notes += ("the authority itself ends then: make another one in time",)
     if answer.state == "unchecked":
         notes += ("no release serves there yet, so that no broker was asked",)
     outcome = Enrolment(

@@ -124,7 +124,9 @@ def take_back(layout: Layout) -> str:
 def _present(layout: Layout) -> dict[str, Any]:
     """What the service knows of its broker, by the device's own settings or its release's."""
     known = _variables(_read(layout.environment))
-    section = _MQTT_SECTION.search(_read(os.path.join(layout.current, "edge.toml")).decode())
+    section = _MQTT_SECTION.search(
+        _read(os.path.join(layout.current, "edge.toml")).decode(errors="replace")
+    )
     lines = section[1].splitlines() if section else []
     by_release = "\n".join(line.partition("#")[0] for line in lines)
     has_ca = re.search(r"^\s*ca\s*=", by_release, re.MULTILINE) is not None

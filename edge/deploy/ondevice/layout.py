@@ -21,13 +21,15 @@ class Layout:
                                   and updates, where the service puts what a command brings
         current, previous         links to releases
         pending                   JSON, there while the release in ``current`` is not confirmed
+        enrolling                 JSON, there while a certificate is not confirmed: what was before
         first-boot.json           the release to install at the first boot; gone once it is
         lock                      held by whoever deploys, and names them
         edge-device.pyz           this program
 
     The service writes below ``state`` and ``cache`` only; ``state/updates/<digest>`` belongs to one
     release. ``etc`` is the device's own and no
-    deployment touches it: ``environment`` (EDGE_* variables, which win over a release's edge.toml)
+    deployment touches it: ``environment`` (EDGE_* variables, which win over a release's edge.toml),
+    ``device.key``, ``device.crt`` and ``broker-ca.pem`` (who it is to its broker, by ``enrolment``)
     and ``first-boot.d`` (programs that run once, in order, before the service starts).
     """
 
