@@ -77,6 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="a device fails that is gone for this long after the update (default: 60s)",
     )
+    parser.add_argument(
+        "--tolerate",
+        action="append",
+        default=[],
+        choices=("fallback", "drift", "latency", "accuracy"),
+        help="no failure if this gets worse (repeatable)",
+    )
     parser.add_argument("--url", default="", help="devices fetch it there, not over MQTT")
     parser.add_argument("--unsigned", action="store_true", help="roll out what nobody signed")
     parser.add_argument(
@@ -183,6 +190,7 @@ def _carry_out(
         max_failed=args.max_failed,
         timeout_s=args.timeout,
         silence_s=args.silence,
+        tolerated=frozenset(args.tolerate),
     )
     tell = _teller(args)
     with contextlib.closing(Supply(args.bundle, args.url)) as supply:
@@ -260,12 +268,10 @@ def _say_end(rollout: Rollout, left: list[str]) -> None:
     if rollout.phase != "rolling":
         print(f"stopped: {printable(rollout.reason)}")
     print(_counts(rollout))
-    reasons = {
-        "waiting": "its turn did not come" if rollout.phase != "rolling" else "offline",
-    }
+    why_waiting = "offline" if rollout.phase == "rolling" else "its turn did not come"
     for device in left:
         step = rollout.steps[device]
-        reason = step.reason or reasons.get(step.progress, "")
+        reason = step.reason or (why_waiting if step.progress == "waiting" else "")
         print(f"  {printable(device)}  {step.progress}{': ' if reason else ''}{printable(reason)}")
     if rollout.phase == "stopped":
         print(

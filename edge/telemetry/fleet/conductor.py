@@ -14,7 +14,7 @@ from edge.telemetry.fleet.decisions import Action, Sight
 from edge.telemetry.fleet.journal import Journal
 from edge.telemetry.fleet.operator import Operator
 from edge.telemetry.fleet.rollout import Rollout, Rules, Step
-from edge.telemetry.fleet.sights import sight_of
+from edge.telemetry.fleet.sights import AILMENTS, sight_of
 from edge.telemetry.fleet.transfer import ChunkSource, Pace
 from edge.telemetry.topics import Topics
 
@@ -131,8 +131,11 @@ class Conductor:
 
     def _see(self, now_s: float) -> dict[str, Sight]:
         rollout, operator = self.rollout, self._operator
+        kinds = {*AILMENTS} - self._rules.tolerated
         return {
-            device: sight_of(board, rollout.target, operator.answers(rollout.fleet, device), now_s)
+            device: sight_of(
+                board, rollout.target, operator.answers(rollout.fleet, device), now_s, kinds
+            )
             for device in rollout.steps
             if (board := operator.board.devices.get((rollout.fleet, device))) is not None
         }

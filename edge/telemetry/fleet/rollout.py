@@ -56,6 +56,7 @@ class Rules(msgspec.Struct, frozen=True):
         answer_s: A device that is online has this long to answer at all: one whose commands are
             all switched off never does.
         silence_s: How long a device may be gone or not serve the bundle while it is watched.
+        tolerated: Kinds of ailments of the model that are no failure.
     """
 
     at_once: Annotated[int, msgspec.Meta(ge=1)] = 10
@@ -65,6 +66,7 @@ class Rules(msgspec.Struct, frozen=True):
     timeout_s: _Seconds = 1800.0
     answer_s: _Seconds = 60.0
     silence_s: _Seconds = 60.0
+    tolerated: frozenset[str] = frozenset()
 
 
 class Counts(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from edge.telemetry.board import DeviceBoard, ModelRow
@@ -12,13 +12,18 @@ from edge.telemetry.fleet.picture import state_of, whole
 from edge.telemetry.fleet.rollout import Counts, Target
 from edge.telemetry.lines import printable
 
-_AILMENTS = ("fallback", "drift", "latency", "accuracy")
+AILMENTS = ("fallback", "drift", "latency", "accuracy")
 """Kinds of findings that tell of the model; its errors are counted apart."""
 
 
 def sight_of(
-    device: DeviceBoard, target: Target, answers: Mapping[str, Mapping[str, Any]], now_s: float
+    device: DeviceBoard,
+    target: Target,
+    answers: Mapping[str, Mapping[str, Any]],
+    now_s: float,
+    ailments: Collection[str] = AILMENTS,
 ) -> Sight:
+    """``ailments``: the kinds that are looked for."""
     served = device.served.get(target.name, {})
     row = device.models.get((target.name, target.version), ModelRow())
     return Sight(
@@ -32,15 +37,15 @@ def sight_of(
         counts=Counts(
             whole(row.sample.get("success_count")), whole(row.sample.get("failure_count"))
         ),
-        ailments=tuple(_ailments(device, target.name)),
+        ailments=tuple(_ailments(device, target.name, ailments)),
     )
 
 
-def _ailments(device: DeviceBoard, model: str) -> Iterable[str]:
+def _ailments(device: DeviceBoard, model: str, kinds: Collection[str]) -> Iterable[str]:
     return (
         finding.text
         for finding in findings(device)
-        if finding.subject == model and finding.kind in _AILMENTS
+        if finding.subject == model and finding.kind in kinds
     )
 
 

@@ -45,7 +45,7 @@ def test_dry_run_prints_the_plan_and_does_nothing(
     assert not state.exists()
 
 
-@pytest.mark.parametrize("fate", ["refuses", "errors", "reverts"])
+@pytest.mark.parametrize("fate", ["refuses", "errors", "reverts", "slow"])
 def test_bad_canary_stops_the_roll_out_and_goes_back(
     url: str, bundle: Path, fleet: Fleet, fate: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,8 +55,16 @@ def test_bad_canary_stops_the_roll_out_and_goes_back(
         assert devices.served == {"a": FORMER, "b": FORMER}
     told = result(capsys)
     assert told["phase"] == "returning"
-    assert progress(told) == {"a": "returned" if fate == "errors" else "failed", "b": "waiting"}
+    assert progress(told) == {
+        "a": "returned" if fate in ("errors", "slow") else "failed",
+        "b": "waiting",
+    }
     assert {device for device, _, _ in devices.runs} == {"a"}
+
+
+def test_what_is_tolerated_stops_nothing(url: str, bundle: Path, fleet: Fleet) -> None:
+    with fleet({"a": "slow", "b": "good"}):
+        assert main(roll_out(url, bundle, "--soak", "0.6s", "--tolerate", "latency")) == EXIT_DONE
 
 
 def test_devices_that_can_not_or_may_not_are_told_and_do_not_count(

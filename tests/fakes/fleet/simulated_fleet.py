@@ -29,7 +29,7 @@ class SimulatedFleet:
 
     Args:
         fates: By name: ``good``, or what becomes of a command there: ``refuses``, ``unfit``,
-            ``nonsense``, ``deaf``; or of the bundle in service: ``errors``, ``reverts``.
+            ``nonsense``, ``deaf``; or of the bundle in service: ``errors``, ``reverts``, ``slow``.
         digests: The digest of the bundle by the SHA-256 of its file; of the one from before.
     """
 
@@ -94,6 +94,8 @@ class SimulatedFleet:
         if digest != "old" and self.fates[device] == "errors":
             row["failure_count"] = count
         self._tell(device, "tele/model", {"window_s": 0.2, "models": [row]})
+        if digest != "old" and self.fates[device] == "slow":
+            self._tell(device, "tele/health", {"models": [{**row, "latency": "slow"}]})
         if self.fates[device] == "reverts" and self._samples[device] == 3:
             self._serve(device, *FORMER)
 
@@ -212,7 +214,7 @@ class SimulatedFleet:
 
 def roll_out(url: str, bundle: Path, *more: str) -> list[str]:
     """What to type to roll a bundle out quickly."""
-    quick = ["--soak", "0.3s", "--seconds", "0.3", "--unsigned", "--waves", "50%,100%"]
+    quick = ["--soak", "0.1s", "--seconds", "0.2", "--unsigned", "--waves", "50%,100%"]
     return ["fleet", "roll-out", str(bundle), "--mqtt", url, "--fleet", "plant", *quick, *more]
 
 
