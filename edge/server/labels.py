@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from edge.server.http.message import Request, Response
 
 
-# They are compared on the event loop.
+# They are compared on the event loop: 10,000 boxes with 300 take a third of a second.
 _MOST_LABELS = 1000
-_MOST_BOXES = 1000
+_MOST_BOXES = 10_000
 
 
 class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,7 +27,7 @@ class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     id: str
     label: int | str | None = None
-    boxes: Annotated[tuple[TrueBox, ...], msgspec.Meta(max_length=_MOST_BOXES)] | None = None
+    boxes: tuple[TrueBox, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.label is None) == (self.boxes is None):
@@ -36,6 +36,11 @@ class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class LabelsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: Annotated[tuple[Label, ...], msgspec.Meta(max_length=_MOST_LABELS)]
+
+    def __post_init__(self) -> None:
+        count = sum(len(label.boxes or ()) for label in self.labels)
+        if count > _MOST_BOXES:
+            raise ValueError(f"{count:,} boxes, at most {_MOST_BOXES:,} are taken at once")
 
 
 class Refusal(msgspec.Struct, frozen=True):

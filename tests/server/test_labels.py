@@ -15,6 +15,9 @@ from edge.core.tensor import TensorSpec
 
 Start = Callable[..., Any]
 
+BOX = b'{"x0": 0, "y0": 0, "x1": 1, "y1": 1, "label": 0}'
+MANY_BOXES = b'{"id": "a", "boxes": [' + b",".join([BOX] * 100) + b"]}"
+
 
 @pytest.fixture(scope="module")
 def live(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Any:
@@ -125,6 +128,7 @@ def test_a_label_that_is_too_late_says_so(live: Any) -> None:
         b"\xff\xfe",
         b'{"labels": ' + b"[" * 5000,
         b'{"labels": [' + b",".join([b'{"id": "a", "label": 1}'] * 1001) + b"]}",
+        b'{"labels": [' + b",".join([MANY_BOXES] * 101) + b"]}",
     ],
 )
 def test_what_are_no_labels_is_400(live: Any, body: bytes) -> None:

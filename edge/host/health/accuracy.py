@@ -47,6 +47,28 @@ Truth = int | str | Sequence[TrueBox]
 """A class, by index or name, or boxes."""
 
 
+class _Tally:
+    """The last ``most`` comparisons, and their sums: labels are counted on the event loop."""
+
+    def __init__(self, most: int) -> None:
+        self._last: deque[tuple[int, int]] = deque()
+        self._most = most
+        self.right = self.of = 0
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def add(self, right: int, of: int) -> None:
+        self._last.append((right, of))
+        old_right, old_of = self._last.popleft() if len(self._last) > self._most else (0, 0)
+        self.right += right - old_right
+        self.of += of - old_of
+
+    def clear(self) -> None:
+        self._last.clear()
+        self.right = self.of = 0
+
+
 class AccuracyWatch:
     """The last ``most`` answers of one model, and as many comparisons; any thread may call it."""
 
@@ -60,7 +82,7 @@ class AccuracyWatch:
         self._margin = margin
         self._answers: OrderedDict[str, tuple[Any, int]] = OrderedDict()
         self._gone: OrderedDict[str, str] = OrderedDict()
-        self._right: deque[tuple[int, int]] = deque(maxlen=most)
+        self._tally = _Tally(most)
         self._expected: Metric | None = None
         self._state: AccuracyState = "gathering"
         self._since_ms = int(time.time() * 1000)
@@ -132,7 +154,7 @@ class AccuracyWatch:
             found = self._answers.get(request_id)
             if found is None:
                 raise self._missing(request_id)
-            self._right.append(self._compared(found[0], truth, found[1]))
+            self._tally.add(*self._compared(found[0], truth, found[1]))
             del self._answers[request_id]
             self._forget(request_id, "has its label already")
             self._decide()
@@ -147,13 +169,12 @@ class AccuracyWatch:
             return self._status(metric)
 
     def _status(self, metric: str) -> Accuracy:
-        count = len(self._right)
+        tally, count = self._tally, len(self._tally)
         value = low = high = None
         if count:
-            right, of = (sum(column) for column in zip(*self._right, strict=True))
-            value = 100.0 * right / of if of else 100.0
+            value = 100.0 * tally.right / tally.of if tally.of else 100.0
             if metric == "top1":
-                low, high = (100.0 * bound for bound in wilson(right, of))
+                low, high = (100.0 * bound for bound in wilson(tally.right, tally.of))
         expected = self._expected
         reason = "" if expected else f"the bundle has no {metric} to compare with"
         return Accuracy(
@@ -175,7 +196,7 @@ class AccuracyWatch:
             expected = None
         if expected != self._expected:
             self._expected = expected
-            self._right.clear()
+            self._tally.clear()
             self._state, self._since_ms = "gathering", int(time.time() * 1000)
 
     def _decide(self) -> None:

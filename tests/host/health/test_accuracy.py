@@ -165,6 +165,14 @@ def test_what_is_remembered_is_bounded() -> None:
     assert made.status().count == 10
 
 
+def test_only_the_last_labels_count() -> None:
+    made = watch(most=FEWEST)
+    feed(made, FEWEST, 0)
+    feed(made, FEWEST - 10, 100)
+    status = made.status()
+    assert (status.count, status.value) == (FEWEST, 100.0 * (FEWEST - 10) / FEWEST)
+
+
 def test_it_says_that_it_is_off() -> None:
     made = watch(most=0)
     assert made.status().state == "off"
