@@ -54,8 +54,7 @@ def read_request(pem: str, hostname: str) -> Request:
     if not _is_strong(public):
         raise InputError(
             "its key is neither P-256 nor Ed25519",
-            hint="with the old one out of the way it makes another one: "
-            "mv /etc/edge/device.key /etc/edge/device.key.old",
+            hint="without it, the device makes another one: rm /etc/edge/device.key",
         )
     if not is_signed:
         raise InputError("its request is not signed by its own key")

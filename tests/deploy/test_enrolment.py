@@ -233,6 +233,8 @@ def test_device_that_is_not_right_is_refused_and_left_as_it_is(
     refused("neither P-256 nor Ed25519")
     key.write_text("nonsense")
     unavailable(enroll(device), "openssl req failed there")
+    device.path("/opt/edge/first-boot.json").touch()
+    unavailable(enroll(device), "its first boot is not over")
 
 
 def after_all(text: str) -> bytes:

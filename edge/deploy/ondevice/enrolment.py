@@ -36,8 +36,13 @@ def identity(layout: Layout, *, may_make: bool) -> dict[str, Any]:
     Args:
         may_make: Whether to make a key where there is none; ``request`` is empty otherwise.
     Raises:
-        RefusedError: There is no openssl, or the key or the host's name can't be used.
+        RefusedError: There is no openssl, or the key or the host's name can't be used; or the
+            first boot, which names it and makes its key, goes on.
     """
+    if os.path.exists(layout.first_boot):
+        raise RefusedError(
+            "its first boot is not over", "wait for it: journalctl -fu edge-first-boot"
+        )
     name = socket.gethostname()
     if not _NAME.fullmatch(name):
         raise RefusedError(
@@ -193,7 +198,7 @@ def _openssl(*arguments: str) -> bytes:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise RefusedError(
             f"openssl {arguments[0]} failed there: {said[0][:200]}",
-            "a key that can not be used makes room for another one: mv /etc/edge/device.key{,.old}",
+            "if the key is damaged, it makes another one: rm /etc/edge/device.key",
         )
     return done.stdout
 
