@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ class Tree:
         self._told: set[str] = set()
         self._resting: dict[str, float] = {}
 
-    def text(self, path: str) -> str | None:
+    def text(self, path: str, most_bytes: int = _MOST_BYTES) -> str | None:
         """What the file says, stripped; None when it is absent, refuses, or has nothing to say."""
         if self._resting and time.monotonic() < self._resting.get(path, 0.0):
             return None
@@ -35,7 +36,7 @@ class Tree:
         except OSError:
             return None
         try:
-            return os.read(descriptor, _MOST_BYTES).decode("ascii", "replace").strip("\0 \n")
+            return os.read(descriptor, most_bytes).decode("ascii", "replace").strip("\0 \n")
         except OSError:
             return None
         finally:
@@ -89,10 +90,21 @@ class Tree:
 
 
 def to_integer(text: str | None) -> int | None:
+    """None for what is no number, or is one that no file of a kernel holds."""
     try:
-        return int(text or "")
+        value = int(text or "")
     except ValueError:
         return None
+    return value if abs(value) < 1 << 64 else None
+
+
+def to_float(text: str | None) -> float | None:
+    """None for what is no number, or none that can be reckoned with."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def spelled(name: str) -> str:

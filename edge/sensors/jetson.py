@@ -1,16 +1,18 @@
-"""Rails, load and over-current of a Jetson. True by documentation; tried on no board of ours.
+"""Rails, load, over-current, power mode and memory clock of a Jetson.
 
 Sources: NVIDIA Jetson Linux Developer Guide r36 and r38, "Platform Power and Performance" (rails
 by label, ``soctherm_oc`` counters, GPU under devfreq); Documentation/hwmon/ina3221.rst and
-ina238.rst of the Linux kernel (units, alarms).
+ina238.rst of the Linux kernel (units, alarms); nvpmodel.conf and jetson_clocks of Jetson Linux r36
+(power mode, memory controller). True by documentation; tried on no board of ours.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from edge.sensors import Cause, Reading, Sensors, Throttle
+from edge.sensors import Cause, Clock, Metrics, Reading, Sensors, Throttle
 from edge.sensors._files import Tree
 
 _CHANNELS = (1, 2, 3)  # 7 is the sum of shunt voltages, no rail
@@ -25,6 +27,12 @@ is counted several times a second on boards at a third of their power: it is tol
 
 _ALARMS: tuple[tuple[str, Cause], ...] = (("_crit_alarm", "over-current"), ("_max_alarm", "power"))
 _PEAKS = "oc3_event_cnt"
+_MODES, _MODES_BYTES = "etc/nvpmodel.conf", 256 * 1024
+_ACTIVE = "var/lib/nvpmodel/status"
+_MODE = re.compile(r"^<\s*POWER_MODEL\s+ID=(\d{1,4})\s+NAME=(\S+)\s*>", re.MULTILINE)
+_STATUS = re.compile(r"pmode:(\d{1,4})")  # and, of older releases, the fan's mode
+_EMC = "sys/kernel/debug/bpmp/debug/clk/emc"
+_EMC_LIMIT = "sys/kernel/nvpmodel_clk_cap/emc"
 _GPUS = ("gpu", "ga10b", "gv11b", "gp10b")
 
 
@@ -35,7 +43,7 @@ class _Rail(NamedTuple):
 
 
 class JetsonSensors:
-    """INA3221 rails of Orin and Thor by label, Thor's input, over-current counters, GPU load."""
+    """INA3221 rails by label, Thor's input, over-current counters, GPU load, power mode, memory."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -46,6 +54,8 @@ class JetsonSensors:
         self._counts: dict[str, int] = {}
         self._peaks: list[str] = []
         self._loads: list[str] = []
+        self._modes: dict[int, str] = {}
+        self._memory_hz: int | None = None
 
     def probe(self) -> None:
         tree = self._tree
@@ -71,12 +81,17 @@ class JetsonSensors:
             for device in tree.entries(tree.at("sys/class/devfreq"))
             if any(name in device.rpartition("/")[2] for name in _GPUS)
         ]
+        configuration = tree.text(tree.at(_MODES), _MODES_BYTES) or ""
+        self._modes = {int(number): name for number, name in _MODE.findall(configuration)}
+        self._memory_hz = tree.integer(tree.at(f"{_EMC}/max_rate"))
 
     def read(self, now_s: float) -> Reading:
         watts = self._watts()
         whole = _whole([*(rail.label for rail in self._rails), *(_INPUT for _ in self._inputs)])
         is_known = bool(whole) and watts.keys() >= set(whole)  # not of the other rails meanwhile
-        figures = {}
+        figures: Metrics = {}
+        if mode := self._mode():
+            figures["power_mode"] = mode
         loads = [load for path in self._loads if (load := self._tree.integer(path)) is not None]
         if loads:
             figures["gpu_percent"] = max(loads) / 10
@@ -87,9 +102,23 @@ class JetsonSensors:
             power_watts=watts,
             total_watts=round(sum(watts[rail] for rail in whole), 3) if is_known else None,
             total_rail="+".join(whole),
+            is_board=bool(whole),
+            clocks=self._memory_clock(),
             throttles=(*self._risen(), *self._raised()),
             figures=figures,
         )
+
+    def _mode(self) -> str | None:
+        """Its name, or its number where the board does not list it. ``nvpmodel -q`` forks twice."""
+        status = _STATUS.match(self._tree.text(self._tree.at(_ACTIVE)) or "")
+        return self._modes.get(int(status[1]), str(int(status[1]))) if status else None
+
+    def _memory_clock(self) -> dict[str, Clock]:
+        """Only root may ask for it; what the power mode allows is for all, and 0 for no limit."""
+        now_hz = self._tree.integer(self._tree.at(f"{_EMC}/rate"))
+        limit_hz = self._tree.integer(self._tree.at(_EMC_LIMIT)) or None
+        clock = Clock(now_hz, limit_hz, self._memory_hz)
+        return {} if clock == Clock() else {"emc": clock}
 
     def _watts(self) -> dict[str, float]:
         found: dict[str, float] = {}

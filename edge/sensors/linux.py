@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from edge.sensors import Metrics, Reading, Sensors
-from edge.sensors._files import Tree, to_integer
+from edge.sensors._files import Tree, to_float, to_integer
 
 _BUSY_FIELDS = 8  # user nice system idle iowait irq softirq steal; guest time is part of user
 _IDLE, _IOWAIT = 3, 4
@@ -39,7 +39,7 @@ class LinuxSensors:
             (self._proc("loadavg") or "").split(),
             strict=False,
         ):
-            value = _to_float(text)
+            value = to_float(text)
             if value is not None:
                 metrics[name] = value
         return metrics
@@ -88,7 +88,7 @@ class LinuxSensors:
         resident = _sizes_bytes(self._proc("self/status")).get("VmRSS")
         if resident is not None:
             metrics["process_rss_bytes"] = resident
-        uptime_s = _to_float((self._proc("uptime") or "").partition(" ")[0])
+        uptime_s = to_float((self._proc("uptime") or "").partition(" ")[0])
         fields = (self._proc("self/stat") or "").rpartition(")")[2].split()
         before, self._process = self._process, None
         if uptime_s is None:
@@ -117,13 +117,6 @@ def _sizes_bytes(text: str | None) -> dict[str, int]:
         if size is not None:
             sizes[name] = size * 1024
     return sizes
-
-
-def _to_float(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 SENSORS: type[Sensors] = LinuxSensors

@@ -15,7 +15,7 @@ import stat
 import struct
 
 from edge.sensors import Cause, Reading, Sensors, Throttle
-from edge.sensors._files import Tree
+from edge.sensors._files import Tree, to_float
 
 _THROTTLED = (
     "sys/devices/platform/soc*/*firmware*/get_throttled",
@@ -48,37 +48,44 @@ class RaspberryPiSensors:
     def probe(self) -> None:
         self._throttled = [path for pattern in _THROTTLED for path in self._tree.glob(pattern)]
         self._alarms = [f"{chip}/in0_lcrit_alarm" for _, chip in self._tree.chips("rpi_volt")]
-        self._has_pmic = bool(_rails(self._pmic()))
+        self._has_pmic = bool(_rails(self._firmware(b"pmic_read_adc")))
 
     def read(self, now_s: float) -> Reading:
-        watts = _rails(self._pmic()) if self._has_pmic else {}
+        watts = _rails(self._firmware(b"pmic_read_adc")) if self._has_pmic else {}
         return Reading(
             power_watts=watts,
             # Less than what the plug gives: the rails do not feed USB.
             total_watts=round(sum(watts.values()), 3) if watts else None,
-            total_rail="all rails of the PMIC" if watts else "",
+            total_rail="all rails of the PMIC" if self._has_pmic else "",
+            is_board=self._has_pmic,
             throttles=self._throttles(),
         )
 
     def _throttles(self) -> tuple[Throttle, ...]:
-        bits = 0
-        for path in self._throttled[:1]:
-            try:
-                bits = int(self._tree.text(path) or "0", 16)
-            except ValueError:
-                bits = 0
+        bits = self._throttled_bits()
         if any(self._tree.integer(path) for path in self._alarms):
             bits |= 1
         if bits & 1:
             return (Throttle(*_UNDERVOLTAGE),)
         return tuple(Throttle(*said) for bit, said in _BITS.items() if bits >> bit & 1)
 
-    def _pmic(self) -> str:
+    def _throttled_bits(self) -> int:
+        """From the kernel's file; where that is not there, as in a container, from the firmware."""
+        if self._throttled:
+            text = self._tree.text(self._throttled[0]) or ""
+        else:
+            text = self._firmware(b"get_throttled").partition("=")[2]
+        try:
+            return int(text, 16)
+        except ValueError:
+            return 0
+
+    def _firmware(self, command: bytes) -> str:
         path = self._tree.at(_VCIO)
         try:
             if not stat.S_ISCHR(os.stat(path).st_mode):
                 return ""
-            return _ask(path, b"pmic_read_adc")
+            return _ask(path, command)
         except OSError:  # not in the group video, or a firmware that does not know it
             return ""
 
@@ -100,10 +107,8 @@ def _rails(answer: str) -> dict[str, float]:
     """Watts of each rail of which volts and amperes are told."""
     told: dict[str, dict[str, float]] = {"A": {}, "V": {}}
     for name, unit, figure in _ADC.findall(answer):
-        try:
-            told[unit][name] = float(figure)
-        except ValueError:
-            continue
+        if (value := to_float(figure)) is not None:
+            told[unit][name] = value
     return {
         name: round(amperes * told["V"][name], 3)
         for name, amperes in told["A"].items()

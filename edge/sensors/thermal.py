@@ -27,6 +27,13 @@ drivers/thermal/{cpufreq,devfreq,cpuidle}_cooling.c register, before and since L
 _ALERT = "-throttle-alert"
 """On a Jetson: Developer Guide r36, Platform Power and Performance, Thermal Management."""
 
+_SPEED = ("_input", "/rpm")
+"""hwmon's ``fan1_input``, and what the tachometer of a Jetson (``pwm_tach``) has instead."""
+
+_PWM = ("pwmfan", "pwm-fan")
+_PWM_MOST = 255
+"""What a fan is driven with. Boards of PCs have many such outputs, mostly of nothing."""
+
 
 class ThermalSensors:
     """Thermal zones and hwmon chips; the kernel shows most zones a second time as a hwmon."""
@@ -36,6 +43,7 @@ class ThermalSensors:
         self._temperatures: list[tuple[str, str]] = []
         self._passive: dict[str, float] = {}
         self._fans: list[tuple[str, str]] = []
+        self._powers: list[tuple[str, str]] = []
         self._cooling: list[tuple[str, str]] = []
 
     def probe(self) -> None:
@@ -53,8 +61,13 @@ class ThermalSensors:
         self._fans = [
             (name, path)
             for name, chip in chips
-            for path in self._tree.entries(chip, "fan")
-            if path.endswith("_input")
+            for path in [*self._tree.entries(chip, "fan"), *self._tree.entries(chip, "rpm")]
+            if path.endswith(_SPEED)
+        ]
+        self._powers = [
+            (name, f"{chip}/pwm1")
+            for name, chip in chips
+            if name in _PWM and self._tree.integer(f"{chip}/pwm1") is not None
         ]
         self._cooling = [
             (name, f"{device}/cur_state")
@@ -64,7 +77,13 @@ class ThermalSensors:
 
     def read(self, now_s: float) -> Reading:
         speeds = [(name, self._tree.figure(path)) for name, path in self._fans]
-        fans = {name: rpm for name, rpm in speeds if rpm is not None}
+        fans = {name: rpm for name, rpm in speeds if rpm is not None and rpm >= 0}
+        powers = [(name, self._tree.figure(path)) for name, path in self._powers]
+        shares = {
+            name: round(pwm / _PWM_MOST * 100)
+            for name, pwm in powers
+            if pwm is not None and 0 <= pwm <= _PWM_MOST
+        }
         states = [(name, self._tree.figure(path)) for name, path in self._cooling]
         active = [(name, state) for name, state in states if state and state > 0]
         why = ", ".join(f"{name} at {state}" for name, state in active)
@@ -72,7 +91,11 @@ class ThermalSensors:
             temperature_celsius=self._celsius(),
             passive_celsius=self._passive,
             throttles=(Throttle("thermal", f"the kernel cools by {why}"),) if active else (),
-            figures={"fan_rpm": fans} if fans else {},
+            figures={
+                key: by_name
+                for key, by_name in (("fan_rpm", fans), ("fan_percent", shares))
+                if by_name
+            },
         )
 
     def _celsius(self) -> dict[str, float]:

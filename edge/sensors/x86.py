@@ -1,4 +1,5 @@
-"""What processors of Intel and AMD tell of their power, and of what holds them back.
+"""What processors of Intel and AMD tell of their power, of their GPU and NPU, and of what holds
+them back.
 
 After Documentation/power/powercap/powercap.rst, Documentation/ABI/testing/sysfs-devices-system-cpu
 (thermal_throttle), sysfs-driver-intel-xe and sysfs-driver-ivpu of the Linux kernel.
@@ -6,12 +7,13 @@ After Documentation/power/powercap/powercap.rst, Documentation/ABI/testing/sysfs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
-from edge.sensors import Metrics, Reading, Sensors, Throttle
+from edge.sensors import Clock, Metrics, Reading, Sensors, Throttle, total
 from edge.sensors._files import Tree
 
 _THROTTLED_SHARE = 0.1
@@ -26,9 +28,17 @@ _GPU_REASONS = {
 """Those of power limits are left out: a GPU at work runs into its limit, as it is meant to."""
 
 
+_PLATFORM = "psys"
 _MOST_WATTS = 1000
 """More than any package draws. A counter that seems to have passed its end at more was set back,
 as after a sleep; one that could have passed its end twice since the last reading tells nothing."""
+
+
+_IDLE = (
+    "sys/class/drm/card*/device/tile*/gt*/gtidle/idle_residency_ms",  # xe
+    "sys/class/drm/card*/gt/gt*/rc6_residency_ms",  # i915
+)
+"""How long a GPU's engines have slept; what is left is an upper bound of how long they worked."""
 
 
 class _Rate:
@@ -45,6 +55,10 @@ class _Rate:
             return None
         rise = count - last[1]
         return rise / (now_s - last[0]) if rise >= 0 else None
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._last = None
 
 
 class _EnergyCounter:
@@ -82,6 +96,27 @@ class _EnergyCounter:
         self.watts = rise / 1e6 / elapsed_s if elapsed_s > 0 else None
 
 
+class _IdleGpu:
+    """An Intel GPU by what its parts (render, media) slept, each told in milliseconds."""
+
+    def __init__(self, card: str) -> None:
+        self._status = f"{card}/device/power/runtime_status"
+        self._parts: dict[str, _Rate] = {}
+
+    def add(self, path: str) -> None:
+        self._parts.setdefault(path, _Rate(path))
+
+    def load_percent(self, tree: Tree, now_s: float) -> float | None:
+        """Of its busiest part. To read the counter of a GPU that is off would wake it up."""
+        if tree.text(self._status) == "suspended":
+            for part in self._parts.values():
+                part.forget()
+            return 0.0
+        rates = [part.read(tree, now_s) for part in self._parts.values()]
+        busy = [100.0 - per_s / 10 for per_s in rates if per_s is not None]
+        return round(min(100.0, max(0.0, *busy)), 1) if busy else None
+
+
 class EnergyCounters:
     """What the processor's packages, their parts and the platform have used (RAPL).
 
@@ -111,9 +146,10 @@ class EnergyCounters:
         whole = _whole(self._zones)
         return Reading(
             power_watts={rail: round(value, 2) for rail, value in watts.items()},
-            total_watts=_sum([self._zones[rail].watts for rail in whole], 2),
+            total_watts=total([self._zones[rail].watts for rail in whole], 2),
             total_rail="+".join(whole),
-            total_joules=_sum([self._zones[rail].joules for rail in whole], 6),
+            total_joules=total([self._zones[rail].joules for rail in whole], 6),
+            is_board=whole == [_PLATFORM],
         )
 
 
@@ -125,14 +161,15 @@ def energy_counters(root: Path = Path("/")) -> EnergyCounters:
 
 
 class X86Sensors:
-    """Energy counters of packages (which usually only root may read), throttle counters, NPU."""
+    """Energy counters of packages (which usually only root may read), throttling, GPU and NPU."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._energy = EnergyCounters(tree)
         self._throttled: dict[str, _Rate] = {}
-        self._npus: dict[str, _Rate] = {}
+        self._gpus: dict[str, _IdleGpu] = {}
         self._gpu_reasons: list[tuple[str, str]] = []
+        self._npus: dict[str, _Rate] = {}
 
     def probe(self) -> None:
         tree = self._tree
@@ -140,17 +177,22 @@ class X86Sensors:
         counters = "sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_total_time_ms"
         for path in tree.glob(counters):
             self._throttled.setdefault(path, _Rate(path))
-        for path in tree.glob("sys/class/accel/accel*/device/npu_busy_time_us"):
-            self._npus.setdefault(path, _Rate(path))
+        for path in (path for pattern in _IDLE for path in tree.glob(pattern)):
+            if tree.text(f"{path.rpartition('/')[0]}/rc6_enable") != "0":
+                card = re.sub(r"(/drm/card\d+)/.*", r"\1", path)
+                self._gpus.setdefault(card, _IdleGpu(card)).add(path)
         self._gpu_reasons = [
             (path, why) for pattern, why in _GPU_REASONS.items() for path in tree.glob(pattern)
         ]
+        for path in tree.glob("sys/class/accel/accel*/device/npu_busy_time_us"):
+            self._npus.setdefault(path.rpartition("/")[0], _Rate(path))
 
     def read(self, now_s: float) -> Reading:
         return msgspec.structs.replace(
             self._energy.read(now_s),
+            clocks=self._npu_clocks(),
             throttles=self._throttles(now_s),
-            figures=self._loads(now_s),
+            figures=self._gpu_loads(now_s) | self._npu_figures(now_s),
         )
 
     def _throttles(self, now_s: float) -> tuple[Throttle, ...]:
@@ -165,22 +207,43 @@ class X86Sensors:
                 found.append(Throttle("thermal", f"the GPU is held back: {reason}"))
         return tuple(found)
 
-    def _loads(self, now_s: float) -> Metrics:
+    def _gpu_loads(self, now_s: float) -> Metrics:
+        loads = {
+            card.rpartition("/")[2]: load
+            for card, gpu in self._gpus.items()
+            if (load := gpu.load_percent(self._tree, now_s)) is not None
+        }
+        return {"gpu_load_percent": loads, "gpu_percent": max(loads.values())} if loads else {}
+
+    def _npu_figures(self, now_s: float) -> Metrics:
+        figures: Metrics = {}
         loads = [rate.read(self._tree, now_s) for rate in self._npus.values()]
         busy = [per_s / 1e4 for per_s in loads if per_s is not None]
-        return {"npu_percent": round(min(100.0, max(busy)), 1)} if busy else {}
+        if busy:
+            figures["npu_percent"] = round(min(100.0, max(busy)), 1)
+        sizes = [self._tree.integer(f"{npu}/npu_memory_utilization") for npu in self._npus]
+        used = [size for size in sizes if size is not None and size >= 0]
+        if used:
+            figures["npu_memory_used_bytes"] = sum(used)
+        return figures
+
+    def _npu_clocks(self) -> dict[str, Clock]:
+        """Now is 0 while it sleeps. Kernels before 6.16 do not tell."""
+        clocks = {}
+        for index, npu in enumerate(self._npus):
+            now, most = (
+                self._tree.integer(f"{npu}/npu_{which}_frequency_mhz")
+                for which in ("current", "max")
+            )
+            if now is not None or most is not None:
+                clocks[f"npu-{index}"] = Clock.of_megahertz(now, None, most)
+        return clocks
 
 
 def _whole(rails: Iterable[str]) -> list[str]:
     """The whole platform if it is measured, else all packages and their memory."""
     found = sorted(rails)
-    return ["psys"] if "psys" in found else [rail for rail in found if _is_whole(rail)]
-
-
-def _sum(parts: list[float | None], digits: int) -> float | None:
-    """Nothing, unless all is known."""
-    known = [part for part in parts if part is not None]
-    return round(sum(known), digits) if known and len(known) == len(parts) else None
+    return [_PLATFORM] if _PLATFORM in found else [rail for rail in found if _is_whole(rail)]
 
 
 def _is_whole(rail: str) -> bool:

@@ -325,3 +325,33 @@ def test_what_appears_later_is_found(machine: Machine) -> None:
     aside.rename(chip)
     device.sensors.read(time.monotonic() + 1e6)
     assert device.sensors.read(time.monotonic() + 1e6 + 1).total_watts == 4.935
+
+
+def test_orin_tells_its_power_mode_by_name(machine: Machine) -> None:
+    device = machine("jetson-orin-nano")
+    assert device.read().metrics()["power_mode"] == "15W"
+    device.write("var/lib/nvpmodel/status", "pmode:0001 fmode:quiet")
+    assert device.read().figures["power_mode"] == "7W"
+    device.write("var/lib/nvpmodel/status", "pmode:0009")  # not in its configuration
+    assert device.read().figures["power_mode"] == "9"
+    device.write("var/lib/nvpmodel/status", "")
+    assert "power_mode" not in device.read().figures
+
+
+def test_orin_tells_its_memory_clock_and_without_root_what_the_power_mode_allows(
+    machine: Machine,
+) -> None:
+    device = machine("jetson-orin-nano")
+    assert device.read().clocks["emc"] == Clock(2_133_000_000, 2_133_000_000, 3_199_000_000)
+    shutil.rmtree(device.root / "sys/kernel/debug")
+    device.sensors = device_sensors(device.root)
+    assert device.read().clocks["emc"] == Clock(None, 2_133_000_000, None)
+    device.write("sys/kernel/nvpmodel_clk_cap/emc", 0)  # no limit
+    assert "emc" not in device.read().clocks
+
+
+def test_fans_tell_their_speed_and_what_they_are_driven_with(machine: Machine) -> None:
+    orin = machine("jetson-orin-nano").read().figures
+    assert (orin["fan_rpm"], orin["fan_percent"]) == ({"pwm-tach": 1636}, {"pwmfan": 30})
+    pi = machine("raspberry-pi-5").read().figures
+    assert (pi["fan_rpm"], pi["fan_percent"]) == ({"pwmfan": 2710}, {"pwmfan": 29})
