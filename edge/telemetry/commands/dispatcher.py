@@ -299,7 +299,7 @@ class Dispatcher:
             if verb.is_resumed:
                 self._add(task)
                 return
-            context = task.context(self._around, self._journal, self._closing)
+            context = task.context(self._around, self._closing)
             outcome = verb.proof(context, arguments) or _INTERRUPTED
         except Exception as error:
             log.warning("command %s/%s can not be gone on with: %s", *entry.key, error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -109,19 +108,12 @@ class Journal:
         """How it ended. A disk that fails is logged: this process still knows."""
         entry = msgspec.structs.replace(self.entries[key], end=end, is_told=is_told)
         self._put_or_warn(entry)
-        folder = self.folder_of(key)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
         return entry
 
     def told(self, key: Key) -> None:
         entry = self.entries.get(key)
         if entry is not None and entry.end is not None and not entry.is_told:
             self._put_or_warn(msgspec.structs.replace(entry, is_told=True))
-
-    def folder_of(self, key: Key) -> Path | None:
-        """Where the files of a command may be while it runs."""
-        return None if self._folder is None else self._folder / ".".join(key)
 
     def prune(self, now_ms: int, *, is_synchronized: bool) -> list[Key]:
         """Forget what is too old or too much, and say what that was."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge.telemetry import clock
 from edge.telemetry.commands import order as orders
-from edge.telemetry.commands.finding import right_of
 from edge.telemetry.commands.order import Key, Order, RefusedError
+from edge.telemetry.commands.verbs import right_of
 
 if TYPE_CHECKING:
     from edge.settings import Commands

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from edge.telemetry.commands.convergence import Convergence
 from edge.telemetry.commands.dispatcher import Dispatcher
-from edge.telemetry.commands.finding import verbs
 from edge.telemetry.commands.journal import Journal
 from edge.telemetry.commands.verb import Surroundings
+from edge.telemetry.commands.verbs import verbs
 
 if TYPE_CHECKING:
     from edge.host import Runtime

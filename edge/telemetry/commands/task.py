@@ -93,16 +93,8 @@ class Task:
         self._told, self._told_s = self._progress, now_s
         return True
 
-    def context(self, around: Surroundings, journal: Journal, closing: threading.Event) -> Context:
-        return Context(
-            around,
-            self.key[1],
-            journal.folder_of(self.key),
-            self.is_resumed,
-            self._notes,
-            self.withdrawn,
-            closing,
-        )
+    def context(self, around: Surroundings, closing: threading.Event) -> Context:
+        return Context(around, self.key[1], self.is_resumed, self._notes, self.withdrawn, closing)
 
     def run(
         self,
@@ -112,7 +104,7 @@ class Task:
         ended: Callable[[Outcome], None],
     ) -> None:
         """Run it on a thread, which gives the outcome to ``ended``."""
-        context = self.context(around, journal, closing)
+        context = self.context(around, closing)
         progress = Progress(self._tell, lambda notes: journal.note(self.key, notes))
 
         def work() -> None:

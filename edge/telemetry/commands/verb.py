@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -46,8 +45,6 @@ class Context(msgspec.Struct, frozen=True):
     """What one command works with.
 
     Attributes:
-        folder: For files of its own that outlive a restart; it need not exist, and goes when the
-            command ends. None where nothing is kept.
         is_resumed: Whether it began before a restart.
         notes: What ``Progress.note`` has kept so far.
         withdrawn: Set when the operator has cleared the topic: who can stop, should.
@@ -56,7 +53,6 @@ class Context(msgspec.Struct, frozen=True):
 
     around: Surroundings
     id: str
-    folder: Path | None
     is_resumed: bool
     notes: dict[str, Any]
     withdrawn: threading.Event

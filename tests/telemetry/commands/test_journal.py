@@ -35,18 +35,6 @@ def test_each_state_is_known_to_the_next_process(tmp_path: Path) -> None:
     assert _open(tmp_path).entries["load", "a"].is_told
 
 
-def test_files_of_a_command_go_when_it_ends(tmp_path: Path) -> None:
-    journal = _open(tmp_path)
-    journal.begin("update", "a", {}, 3)
-    folder = journal.folder_of(("update", "a"))
-    assert folder is not None
-    folder.mkdir()
-    (folder / "part").write_bytes(b"1")
-    assert _open(tmp_path).entries.keys() == {("update", "a")}
-    journal.end(("update", "a"), DONE, is_told=True)
-    assert not folder.exists()
-
-
 def test_oldest_go_first_and_those_that_were_told(tmp_path: Path) -> None:
     journal = _open(tmp_path, most=2)
     for number in range(4):
@@ -110,5 +98,5 @@ def test_folder_that_can_not_be_made_leaves_the_memory(
     (tmp_path / "file").write_text("")
     journal = _open(tmp_path / "file")
     journal.begin("load", "a", {}, 1)
-    assert journal.folder_of(("load", "a")) is None
+    assert ("load", "a") in journal.entries
     assert "in memory only" in caplog.text

@@ -13,7 +13,7 @@ import pytest
 from edge.core.errors import EngineError
 from edge.host import Runtime
 from edge.settings import Commands
-from edge.telemetry.commands.finding import right_of, verbs
+from edge.telemetry.commands.verbs import right_of, verbs
 
 ROW = {"x": np.full((1, 3), 2, np.float32)}
 
