@@ -18,7 +18,7 @@ from edge.bundle import pack, save_tensors
 from edge.core.manifest import FileEntry, Golden, Manifest, Variant
 from edge.core.tensor import TensorSpec
 from edge.deploy.release import read_bundles, read_settings
-from edge.deploy.rollout import Depot, Order, Outcome, deploy
+from edge.deploy.rollout import Depot, Order, Outcome, Report, deploy
 from edge.deploy.wheels import Wheelhouse
 
 ROOT = Path(__file__).parents[2]
@@ -165,14 +165,20 @@ def settings(tmp_path: Path) -> Callable[..., Path]:
 def bring(wheelhouse: Callable[..., Wheelhouse], settings: Callable[..., Path]) -> Bring:
     """Deploy bundles to one device."""
 
-    def act(device: Device, *bundles: Path, config: Path | None = None, **fields: Any) -> Outcome:
+    def act(
+        device: Device,
+        *bundles: Path,
+        config: Path | None = None,
+        report: Report = lambda *_: None,
+        **fields: Any,
+    ) -> Outcome:
         order = Order(
             bundles=read_bundles(bundles),
             settings=read_settings(config) if config else None,
             ssh_options=("-F", str(device.config)),
             **{"timeout_s": 20.0, **fields},
         )
-        (outcome,) = deploy(order, [device.name], lambda *_: None, Depot(order, wheelhouse))
+        (outcome,) = deploy(order, [device.name], report, Depot(order, wheelhouse))
         return outcome
 
     return act

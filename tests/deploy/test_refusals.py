@@ -13,7 +13,7 @@ import pytest
 from ssh_device import Device
 
 from edge.core.errors import UnavailableError
-from edge.deploy import connection, contract
+from edge.deploy import connection, contract, rollout
 from edge.deploy.connection import connect, explain
 from edge.deploy.contract import Difference, device_differences, release_differences
 from edge.deploy.facts import Facts, Python
@@ -267,3 +267,28 @@ def _wait_until(is_so: Callable[[], bool]) -> None:
     while not is_so() and time.monotonic() < end:
         threading.Event().wait(0.01)
     assert is_so()
+
+
+def test_a_device_ends_by_itself_what_an_operator_left_in_the_middle(
+    served: Device,
+    bring: Bring,
+    make_bundle: MakeBundle,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connections: list[Any] = []
+
+    def remembered(*arguments: Any) -> Any:
+        connections.append(connect(*arguments))
+        return connections[-1]
+
+    def hang_up(_: str, at: str, __: float) -> None:
+        if at == "restarting":
+            connections[-1]._process.kill()
+
+    monkeypatch.setattr(rollout, "connect", remembered)
+    config = settings(served, "drain_s = 5\n")
+    outcome = bring(served, make_bundle("2"), config=config, report=hang_up)
+    assert outcome.state == "unavailable"
+    _wait_until(lambda: served.versions() == {"m": "2"})
+    _wait_until(lambda: not served.path("/opt/edge/pending").exists())
