@@ -15,6 +15,8 @@ from edge.telemetry import clock
 
 VERSION = 1
 
+_DAMAGE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class Envelope(msgspec.Struct, frozen=True):
     """``m`` is what the message says, encoded.
@@ -42,7 +44,7 @@ class Envelope(msgspec.Struct, frozen=True):
         """
         try:
             return msgspec.json.decode(self.m, type=dict[str, Any])
-        except msgspec.DecodeError as error:
+        except _DAMAGE as error:
             raise InputError(f"the metrics of a message can't be read: {error}") from error
 
 
@@ -84,7 +86,7 @@ def decode(payload: bytes) -> Envelope:
     """
     try:
         envelope = msgspec.json.decode(payload, type=Envelope)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _DAMAGE as error:
         raise InputError(f"not an envelope: {error}") from error
     if envelope.v != VERSION:
         raise InputError(f"an envelope of version {envelope.v}, this edge reads {VERSION}")

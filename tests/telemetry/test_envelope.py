@@ -39,7 +39,17 @@ def test_envelope_survives_the_way() -> None:
     assert decode(encode(envelope)).metrics() == {"models": [{"name": "digits"}]}
 
 
-@pytest.mark.parametrize("payload", [b"", b"{", b"[]", b'{"v":1}', b"\xff\xfe", b"online"])
+DEEP = b'{"v":1,"m":' + b"[" * 5000
+
+
+@pytest.mark.parametrize("metrics", [b"3", b'{"name":"\xff"}'])
+def test_metrics_that_are_none_are_refused(metrics: bytes) -> None:
+    envelope = decode(encode(Sealer().seal({})).replace(b"{}", metrics))
+    with pytest.raises(InputError, match="metrics"):
+        envelope.metrics()
+
+
+@pytest.mark.parametrize("payload", [b"", b"{", b"[]", b'{"v":1}', b"\xff\xfe", b"online", DEEP])
 def test_what_is_no_envelope_is_refused(payload: bytes) -> None:
     with pytest.raises(InputError, match="envelope"):
         decode(payload)

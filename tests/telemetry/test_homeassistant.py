@@ -345,7 +345,13 @@ def test_a_model_that_went_while_we_were_not_there_is_removed(broker: Broker) ->
     assert broker.components["model-digits-state"]["name"] == "digits state"
 
 
-@pytest.mark.parametrize("payload", [b"", b"\xff", b"[]", b'{"cmps": 3}', b'{"cmps": {"a": []}}'])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *(b"", b"\xff", b"[]", b'{"cmps": 3}', b'{"cmps": {"a": []}}'),
+        b'{"cmps": ' + b"[" * 5000,
+    ],
+)
 def test_an_earlier_description_that_is_none_is_ignored(broker: Broker, payload: bytes) -> None:
     tell = _format(broker)
     broker.comes(TOPIC, payload)

@@ -118,7 +118,7 @@ class HomeAssistantFormat:
         """What is at the broker when we come is what we told the last time."""
         try:
             earlier = msgspec.json.decode(received.payload, type=_Retained)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         with self._lock:
             for name, component in earlier.cmps.items():

@@ -156,7 +156,10 @@ def test_a_host_is_believed_unless_its_word_is_older_at_that_broker() -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"ONLINE", b"\xff", b"{}", b'{"online": 1, "timestamp": 1}', b'{"online": true}', b"[]"],
+    [
+        *(b"", b"ONLINE", b"\xff", b"{}", b'{"online": 1, "timestamp": 1}', b"[]"),
+        *(b'{"online": true}', b'{"online": true, "timestamp": 1, "more": ' + b"[" * 5000),
+    ],
 )
 def test_a_state_that_is_none_is_not_believed(payload: bytes) -> None:
     assert PrimaryHost("scada").take(payload, "a") is None

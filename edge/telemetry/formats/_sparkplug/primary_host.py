@@ -23,7 +23,7 @@ class PrimaryHost:
         """Whether it is online; None when that is not to be believed."""
         try:
             state = msgspec.json.decode(payload, type=_State)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         if state.timestamp < self._timestamps.get(broker, state.timestamp):
             return None
