@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,10 +148,10 @@ def _sorted_out(args: argparse.Namespace) -> tuple[list[Path], list[str]]:
 
 @contextmanager
 def _progress(hosts: Sequence[str], *, is_quiet: bool) -> Iterator[Report]:
-    """A line for each host that is redrawn on a terminal; else nothing until the end."""
+    """A line for each host that is redrawn on a terminal; else one for each step of each."""
     console = _output.err()
     if is_quiet or not console.is_terminal:
-        yield lambda *_: None
+        yield _plain_progress(is_quiet=is_quiet)
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -167,6 +168,17 @@ def _progress(hosts: Sequence[str], *, is_quiet: bool) -> Iterator[Report]:
             live.update(tasks[host], description=at[:32], completed=share)
 
         yield report
+
+
+def _plain_progress(*, is_quiet: bool) -> Report:
+    told: dict[str, str] = {}
+
+    def report(host: str, at: str, share: float) -> None:
+        if not is_quiet and told.get(host) != at:
+            told[host] = at
+            print(f"{host}: {at}", file=sys.stderr, flush=True)
+
+    return report
 
 
 def _print(outcomes: Sequence[Outcome]) -> None:

@@ -30,7 +30,8 @@ def test_one_good_host_and_a_bad_one(
     ssh = f"--ssh-config={served.config}"
     bad = "nobody.invalid"
     assert main(["deploy", str(make_bundle("3")), served.name, bad, ssh]) == 3
-    output = capsys.readouterr().out
+    output, progress = capsys.readouterr()
+    assert f"{served.name}: comparing\n{served.name}: collecting wheels\n" in progress
     assert f"✓ {served.name}: serves " in output
     assert f"✗ {bad}: no host is named {bad}" in output
     assert "1 of 2 hosts" in output
