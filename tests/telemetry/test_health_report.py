@@ -85,6 +85,13 @@ def test_an_event_tells_that_it_left_and_another_that_it_is_back(
     assert (event.metrics["from"], event.metrics["to"]) == (after, before)
 
 
+def test_a_version_that_is_gone_is_not_waited_for(told: Told) -> None:
+    told.look(DRIFTED)
+    told.source.models = []
+    assert list(told.reporter.look(0, is_due=False)) == []
+    assert told.look() == []  # another one of that name and version, which never left
+
+
 def test_gathering_is_neither_here_nor_there(told: Told) -> None:
     gathering = msgspec.structs.replace(STABLE, state="gathering")
     told.look(DRIFTED)

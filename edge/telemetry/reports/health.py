@@ -24,6 +24,8 @@ class HealthReporter:
 
     def look(self, now_ns: int, *, is_due: bool) -> Iterable[Report]:
         models = self._source.health()
+        there = {(model.name, model.version) for model in models}
+        self._odd = {key: state for key, state in self._odd.items() if key[:2] in there}
         for model in models:
             for aspect, state in model.states.items():
                 yield from self._changes(model, aspect, state)
