@@ -85,6 +85,7 @@ class CostMeter:
 
     def _begin(self) -> None:
         self._ledger = Ledger()
+        self._energy.variance = 0.0
         self._idle = Idle()
         self._rail = ""
         self._samples = 0

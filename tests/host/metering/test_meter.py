@@ -234,6 +234,16 @@ def test_energy_of_one_rail_is_not_added_to_that_of_another(make_device: MakeDev
     assert report.basis.idle_watts is None  # that was of the other, too
 
 
+def test_error_of_one_rail_is_not_told_of_another(make_device: MakeDevice) -> None:
+    device = make_device("power")
+    for watts in (5.0, 90.0) * 10:
+        device.look(1.0, watts)
+    device.rail = "psys"
+    device.look(1.0, 5.0)
+    device.look(1.0, 5.0)
+    assert device.look(1.0, 5.0).basis.error_joules == 0.0
+
+
 def test_clock_that_stands_still_or_goes_back_breaks_nothing(make_device: MakeDevice) -> None:
     device = make_device("power", idle_watts=1.0)
     device.ran("a", 0.5)
