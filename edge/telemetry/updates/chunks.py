@@ -158,10 +158,12 @@ class Assembly:
         self._round = 0
 
     def run(self) -> None:
-        """Raises:
-        InputError: The file is larger than any may be.
-        BundleError: All came, twice, and is not what its digest says.
-        UnavailableError: No chunk came for the time of patience, or the disk takes no more.
+        """Gather until the file is whole.
+
+        Raises:
+            InputError: The file is larger than any may be.
+            BundleError: All came, twice, and is not what its digest says.
+            UnavailableError: No chunk came for the time of patience, or the disk takes no more.
         """
         self._begin()
         for _ in range(_MOST_WRONG):
