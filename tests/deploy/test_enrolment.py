@@ -276,7 +276,7 @@ def survive(
             break
         healed += device.path("/opt/edge/enrolling").exists()
         device.boot()
-        assert device.versions() == {"m": "1"}, (number, device.log())
+        wait_until(lambda: device.versions() == {"m": "1"}, f"it serves after cut {number}")
         assert not device.path("/opt/edge/enrolling").exists(), number
         found = own_files(device)
         was, is_new = was + (found == before), is_new + (found != before)
