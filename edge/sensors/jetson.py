@@ -26,6 +26,7 @@ _OC_EVENTS: dict[str, tuple[Cause, str]] = {
 is counted several times a second on boards at a third of their power: it is told, no more."""
 
 _ALARMS: tuple[tuple[str, Cause], ...] = (("_crit_alarm", "over-current"), ("_max_alarm", "power"))
+_NONSENSE_WATTS = 1000
 _PEAKS = "oc3_event_cnt"
 _MODES, _MODES_BYTES = "etc/nvpmodel.conf", 256 * 1024
 _ACTIVE = "var/lib/nvpmodel/status"
@@ -94,7 +95,7 @@ class JetsonSensors:
             figures["power_mode"] = mode
         loads = [load for path in self._loads if (load := self._tree.integer(path)) is not None]
         if loads:
-            figures["gpu_percent"] = max(loads) / 10
+            figures["gpu_percent"] = min(100.0, max(0, *loads) / 10)
         peaks = [count for path in self._peaks if (count := self._tree.integer(path)) is not None]
         if peaks:
             figures["over_current_peak_count"] = sum(peaks)
@@ -131,7 +132,7 @@ class JetsonSensors:
             microwatts = self._tree.figure(path)
             if microwatts is not None:
                 found[_INPUT] = round(microwatts / 1e6, 3)
-        return found
+        return {rail: watts for rail, watts in found.items() if abs(watts) < _NONSENSE_WATTS}
 
     def _risen(self) -> list[Throttle]:
         """Counters that rose since the last reading."""

@@ -27,11 +27,13 @@ _GPU_REASONS = {
 }
 """Those of power limits are left out: a GPU at work runs into its limit, as it is meant to."""
 
-
 _PLATFORM = "psys"
 _MOST_WATTS = 1000
 """More than any package draws. A counter that seems to have passed its end at more was set back,
 as after a sleep; one that could have passed its end twice since the last reading tells nothing."""
+
+_NONSENSE_WATTS = 10_000
+_STEP_S = 0.01  # counters move in steps of milliseconds
 
 
 _IDLE = (
@@ -89,6 +91,8 @@ class _EnergyCounter:
             rise += self._span + 1
             if rise < 0 or rise / 1e6 > _MOST_WATTS * elapsed_s:
                 return
+        if rise / 1e6 > _NONSENSE_WATTS * max(elapsed_s, _STEP_S):
+            return
         if self._span and elapsed_s > longest_s:
             return
         self._microjoules += rise

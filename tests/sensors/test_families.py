@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
 import stat
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -179,6 +181,43 @@ def test_raspberry_pi_5_tells_power_by_rail(
     assert reading.power_watts == {"3V3_SYS": 0.33, "VDD_CORE": 2.0}
     assert reading.total_watts == 2.33
     assert set(asked) == {(str(vcio), b"pmic_read_adc")}
+
+
+def test_firmware_is_asked_as_its_own_tool_asks_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mailbox's message: its size, a request, the tag GET_GENCMD_RESULT, its size, two words
+    for the answer's size and status, the command and then the answer, and the end tag.
+    """
+    answers = {b"pmic_read_adc": b"A_A current(0)=2.0A\nA_V volt(1)=1.5V", b"get_throttled": b""}
+
+    def ioctl(descriptor: int, request: int, message: bytearray, mutate: bool) -> int:
+        assert stat.S_ISCHR(os.fstat(descriptor).st_mode)
+        assert request == 0xC0086400  # _IOWR(100, 0, char *) where pointers have 8 bytes
+        size, code, tag, most, length, status = struct.unpack_from("=6I", message)
+        assert (size, code, tag, length, status) == (len(message), 0, 0x00030080, 0, 0)
+        assert message[-4:] == b"\0\0\0\0"
+        assert most == len(message) - 7 * 4
+        answer = answers[bytes(message[24:-4]).rstrip(b"\0")]
+        message[24:-4] = answer.ljust(most, b"\0")
+        return 0
+
+    device = machine("raspberry-pi-5")
+    (device.root / "dev").mkdir()
+    (device.root / "dev/vcio").symlink_to("/dev/null")
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    assert device.read().power_watts == {"A": 3.0}
+    assert device.read().throttle.cause == "none"
+    (device.root / THROTTLED).unlink()  # as in a container that has the device alone
+    answers[b"get_throttled"] = b"throttled=0x50005"
+    device.sensors = device_sensors(device.root)
+    assert device.read().throttle.cause == "power"
+    answers[b"get_throttled"] = b'error=1 error_msg="Command not registered"'
+    assert device.read().throttle.cause == "none"
+    answers[b"pmic_read_adc"] = b"A_A current(0)=" + b"9" * 900 + b"A\nA_V volt(1)=1.5V"
+    reading = device.read()
+    assert (reading.power_watts, reading.total_watts) == ({}, None)
+    assert reading.total_rail == "all rails of the PMIC"
 
 
 def test_device_that_knows_no_firmware_request_has_no_power(machine: Machine) -> None:
