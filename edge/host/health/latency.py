@@ -29,6 +29,8 @@ FEWEST_FOR_TAIL = 300
 TAIL = 2.0
 """A 99th percentile counts as slow at ``slow_factor`` times this: it is noisier by nature."""
 WINDOW_S = 10.0
+LEAST_MS = 0.5
+"""What a pause between requests adds by itself, as caches go cold: nobody calls that slow."""
 ALIKE = 0.2
 """Two medians, one after the other, that differ by less make a beginning."""
 BUSY = 0.3
@@ -125,9 +127,9 @@ class LatencyWatch:
         if reference is None:
             self.status = measured
             return
-        excess = p50_ms / reference.p50_ms
+        excess = _excess(p50_ms, reference.p50_ms)
         if window.count >= FEWEST_FOR_TAIL and reference.p99_ms:
-            excess = max(excess, p99_ms / reference.p99_ms / TAIL)
+            excess = max(excess, _excess(p99_ms, TAIL * reference.p99_ms))
         was, state = self.status.state, self._decided(excess, now_s)
         self.status = msgspec.structs.replace(
             measured,
@@ -158,6 +160,10 @@ class LatencyWatch:
             return state
         self._odd_since_s = math.inf
         return "normal" if is_slow else "slow"
+
+
+def _excess(now_ms: float, was_ms: float) -> float:
+    return now_ms / was_ms if now_ms - was_ms >= LEAST_MS else 1.0
 
 
 def _from_bundle(variant: Variant, status: ModelStatus) -> _Reference | None:
