@@ -54,6 +54,10 @@ class _OldMemory(ctypes.Structure):  # nvmlMemory_t
     _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
 
 
+class _Temperature(ctypes.Structure):  # nvmlTemperature_v1_t
+    _fields_ = [("version", ctypes.c_uint), ("sensor", ctypes.c_int), ("celsius", ctypes.c_int)]
+
+
 class _Utilization(ctypes.Structure):  # nvmlUtilization_t
     _fields_ = [("gpu", ctypes.c_uint), ("memory", ctypes.c_uint)]
 
@@ -122,7 +126,16 @@ class Nvml:
         return int(memory.used), int(memory.total)
 
     def celsius(self, gpu: Handle) -> int:
-        return self._number("nvmlDeviceGetTemperature", gpu, _GPU_SENSOR)
+        """By the old call first: all have it, but those after CUDA 13."""
+        try:
+            return self._number("nvmlDeviceGetTemperature", gpu, _GPU_SENSOR)
+        except NvmlError as error:
+            if error.code != _FUNCTION_NOT_FOUND:
+                raise
+            version = ctypes.sizeof(_Temperature) | 1 << 24
+            temperature = _Temperature(version=version, sensor=_GPU_SENSOR)
+            self._call("nvmlDeviceGetTemperatureV", gpu, ctypes.byref(temperature))
+            return int(temperature.celsius)
 
     def slowdown_celsius(self, gpu: Handle) -> int:
         """Where the driver begins to hold it back; else where the hardware does."""

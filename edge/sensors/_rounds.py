@@ -32,8 +32,7 @@ class Rounds(Generic[T]):
         todo = {name: call for name, call in calls.items() if name not in self._behind}
         while todo:
             one = _Round(todo)
-            one.start()
-            one.join(self._longest_s)
+            one.wait(self._longest_s)
             at = one.leave(answers)
             if at is not None:
                 log.warning("the %s sensors do not answer, and are left out until they do", at)
@@ -67,6 +66,14 @@ class _Round(threading.Thread, Generic[T]):
                 if self._is_left:
                     return
                 self._answers[name] = answer
+
+    def wait(self, longest_s: float) -> None:
+        try:
+            self.start()
+        except RuntimeError:  # there are no more threads to be had: then here, and without a limit
+            self.run()
+        else:
+            self.join(longest_s)
 
     def leave(self, answers: dict[str, T]) -> str | None:
         """Take what there is; and the name of whom it is at, if anybody."""

@@ -234,3 +234,14 @@ def test_several_that_hang_are_left_behind_in_one_reading() -> None:
     for one in sensors._rounds._behind.values():
         one.join(10.0)
     assert sensors.read(3.0).power_watts == {"bus": 1.0}
+
+
+def test_machine_that_is_out_of_threads_is_read_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sensors = device_sensors(FAKES / "raspberry-pi-5")
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert sensors.read(1.0).temperature_celsius["cpu-thermal"] == 49.9

@@ -96,6 +96,7 @@ def test_thor_draws_what_its_input_says(machine: Machine) -> None:
     assert reading.power_watts["VIN"] == 33.12
     assert reading.power_watts["VDD_CPU_SOC_MSS"] == 11.558
     assert len(reading.power_watts) == 4
+    assert reading.clocks["bwmgr"] == Clock(2_133_000_000, 4_266_000_000, 4_266_000_000)
 
 
 @pytest.mark.parametrize(

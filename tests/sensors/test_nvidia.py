@@ -124,6 +124,13 @@ def test_older_driver_tells_power_and_memory_and_reasons_under_older_names(
     assert reading.throttle.cause == "thermal"
 
 
+def test_driver_without_the_old_call_tells_its_temperature(
+    tmp_path: Path, compiled_nvml: Compile
+) -> None:
+    machine = Machine(tmp_path, compiled_nvml("AFTER_13"))
+    assert machine.read().temperature_celsius == {"gpu-0": 64.0}
+
+
 def test_gpu_without_a_limit_of_its_own_is_held_back_by_its_hardware(machine: Machine) -> None:
     del machine.gpus[0]["celsius_max"]
     assert machine.read().passive_celsius == {"gpu-0": 92.0}

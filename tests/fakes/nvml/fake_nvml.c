@@ -121,9 +121,18 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t gpu, nvmlMemory_t *memory) {
     return ask(gpu, "old_total", &memory->total) ?: ask(gpu, "old_used", &memory->used);
 }
 
+#ifdef AFTER_13
+typedef struct { unsigned int version; int sensorType; int temperature; } nvmlTemperature_v1_t;
+
+nvmlReturn_t nvmlDeviceGetTemperatureV(nvmlDevice_t gpu, nvmlTemperature_v1_t *temperature) {
+    if (temperature->version != (sizeof(nvmlTemperature_v1_t) | 1u << 24)) return VERSION_MISMATCH;
+    return number(gpu, "celsius", (unsigned int *)&temperature->temperature);
+}
+#else
 nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t gpu, int sensor, unsigned int *celsius) {
     return sensor ? INVALID_ARGUMENT : number(gpu, "celsius", celsius);
 }
+#endif
 
 nvmlReturn_t nvmlDeviceGetTemperatureThreshold(nvmlDevice_t gpu, int kind, unsigned int *celsius) {
     return number(gpu, kind == 3 ? "celsius_max" : kind == 1 ? "celsius_slowdown" : "?", celsius);
