@@ -1,10 +1,8 @@
-"""Real brokers on the loopback interface: mosquitto where it is installed, and the embedded one."""
+"""A broker of each kind, and who talks to it."""
 
 from __future__ import annotations
 
 import contextlib
-import getpass
-import os
 import shutil
 import socket
 import subprocess
@@ -16,94 +14,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from real_brokers import DEADLINE_S, MOSQUITTO, BrokerControl, Embedded, Mosquitto, wait_until
 
-from edge.telemetry.address import Brokers, addresses, parse_address
-from edge.telemetry.broker import EmbeddedBroker
-from edge.telemetry.link import Link
+from edge.telemetry.address import Brokers, addresses
 from edge.telemetry.sender import Delivery, Sender
 from edge.telemetry.topics import Topics
 from edge.telemetry.watcher import Arrival, Watcher
 
-DEADLINE_S = 15.0
 QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=0.3, keepalive_s=1)
 TOPICS = Topics("lab", "one")
 
 Reply = Callable[[bytes], bytes]
 OPENSSL = shutil.which("openssl")
-MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-
-
-class BrokerControl:
-    """A broker that a test may stop and start again on the same port."""
-
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"mqtt://127.0.0.1:{self.port}"
-
-    def connect(self) -> Link:
-        link = Link(parse_address(self.url))
-        link.open()
-        while link.state == "connecting":
-            link.step(DEADLINE_S)
-        return link
-
-    def start(self) -> None:
-        raise NotImplementedError
-
-    def stop(self) -> None:
-        raise NotImplementedError
-
-
-class Embedded(BrokerControl):
-    def __init__(self) -> None:
-        self.port = 0
-        self._broker: EmbeddedBroker | None = None
-
-    def start(self) -> None:
-        self._broker = EmbeddedBroker(self.port)
-        self.port = self._broker.port
-
-    def stop(self) -> None:
-        if self._broker is not None:
-            self._broker.close()
-
-
-class Mosquitto(BrokerControl):
-    """``options`` are further lines of its configuration, and win over ours."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.port = _free_port()
-        self._configuration = folder / f"mosquitto-{self.port}.conf"
-        # As root it would become another user, who can not read what tests write.
-        user = f"user {getpass.getuser()}"
-        listener = f"listener {self.port} 127.0.0.1"
-        ours = ("persistence false", user, listener, "allow_anonymous true")
-        kept = [line for line in ours if line.split()[0] not in {o.split()[0] for o in options}]
-        self._configuration.write_text("\n".join((*kept, *options)) + "\n")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [str(MOSQUITTO), "-c", str(self._configuration)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        wait_until(self._listens, "mosquitto to listen")
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def _listens(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
 
 
 @pytest.fixture(params=["embedded", "mosquitto"])
@@ -215,23 +137,10 @@ def listen(broker: BrokerControl) -> Iterator[Callable[[], Listener]]:
         watcher.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def eventually() -> Callable[[Callable[[], bool], str], None]:
     """Waits for a condition, not for a time."""
     return wait_until
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"waited {DEADLINE_S:g} s in vain for {what}"
-        time.sleep(0.02)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import http.server
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from real_brokers import DEADLINE_S, MOSQUITTO, Mosquitto
 
 from edge.bundle import pack, save_tensors
 from edge.core.manifest import Golden, Manifest, Variant
@@ -31,19 +32,6 @@ INPUTS = (TensorSpec("x", "float32", ("batch", 3)),)
 OUTPUTS = (TensorSpec("y", "float32", ("batch", 4)),)
 QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=2.0)
 ROOT = "edge/v1/lab/one"
-DEADLINE_S = 15.0
-
-
-def _brokers() -> Any:
-    """The conftest one folder up: in this import mode folders are no packages."""
-    path = Path(__file__).parent.parent / "conftest.py"
-    spec = importlib.util.spec_from_file_location("telemetry_brokers", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 class Operator:
@@ -118,10 +106,9 @@ class Operator:
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Any]:
-    brokers = _brokers()
-    if brokers.MOSQUITTO is None:
+    if MOSQUITTO is None:
         pytest.skip("mosquitto is not installed")
-    control = brokers.Mosquitto(tmp_path)
+    control = Mosquitto(tmp_path)
     control.start()
     yield control
     control.stop()
@@ -214,3 +201,19 @@ def gated(monkeypatch: pytest.MonkeyPatch) -> Iterator[GatedVerb]:
     monkeypatch.setattr(steering, "verbs", lambda: {"load": verb, "unload": verb})
     yield verb
     verb.gate.set()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Serves ``sent`` over HTTP."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(tmp_path / "sent"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()

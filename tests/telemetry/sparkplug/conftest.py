@@ -1,27 +1,21 @@
-"""A real mosquitto, a wire that notes what an edge node sends, and Sparkplug by protobuf."""
+"""A wire that notes what an edge node sends, and Sparkplug by protobuf."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import socket
 import struct
-import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from real_brokers import DEADLINE_S, MOSQUITTO, Mosquitto, wait_until
 
 from edge.telemetry.address import BrokerAddress
 from edge.telemetry.link import Link
 
-DEADLINE_S = 15.0
-MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 CONNECT, PUBLISH, SUBSCRIBE, DISCONNECT = 1, 3, 8, 14
 
 # sparkplug_b.proto of Eclipse Tahu (proto2): message -> name, number, type of each field.
@@ -35,18 +29,6 @@ MESSAGES = {
     "boolean_value 14 bool, string_value 15 string, bytes_value 16 bytes",
     "Payload": "timestamp 1 uint64, metrics 2 Metric*, seq 3 uint64, uuid 4 string, body 5 bytes",
 }
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"waited {DEADLINE_S:g} s in vain for {what}"
-        time.sleep(0.01)
-
-
-@pytest.fixture(scope="session")
-def eventually() -> Callable[[Callable[[], bool], str], None]:
-    return wait_until
 
 
 @pytest.fixture(scope="session")
@@ -70,36 +52,6 @@ def proto() -> Any:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tahu.Payload"))
 
 
-class Mosquitto:
-    """A broker that can be stopped."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        configuration = folder / f"mosquitto-{self.port}.conf"
-        configuration.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\n"
-        )
-        self._process = subprocess.Popen(
-            [str(MOSQUITTO), "-c", str(configuration)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        wait_until(self._listens, "mosquitto to listen")
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _listens(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
-
 @pytest.fixture(scope="module")
 def start_mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Mosquitto]]:
     if MOSQUITTO is None:
@@ -108,6 +60,7 @@ def start_mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
 
     def start() -> Mosquitto:
         started.append(Mosquitto(tmp_path_factory.mktemp("mosquitto")))
+        started[-1].start()
         return started[-1]
 
     yield start
