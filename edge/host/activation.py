@@ -188,7 +188,7 @@ class Activation:
             self._catalog.activate(former, twin)
             self._on_probation.pop(name, None)
         self.rejections.add(Rejection(failed.digest, name, failed.version, reason))
-        log.error("%s %s: back to %s: %s", name, failed.version, former.version, reason)
+        log.warning("%s %s: back to %s: %s", name, failed.version, former.version, reason)
         failed.reject(reason)
         for slot in {failed, twin or failed} - {former}:
             self.retire(slot)

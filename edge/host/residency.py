@@ -206,7 +206,8 @@ class Residency:
         assert occupant is not None
         self._changed.release()
         try:
-            log.info("%s is unloaded (%s): %s", room.name, reason, _mib(room.size_bytes))
+            # No INFO: where models take turns, it comes with each request.
+            log.debug("%s is unloaded (%s): %s", room.name, reason, _mib(room.size_bytes))
             occupant.evict(reason, room)
         finally:
             self._changed.acquire()

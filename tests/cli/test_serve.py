@@ -20,6 +20,7 @@ from edge.core.contracts import Placement
 from edge.core.manifest import Manifest, Variant
 from edge.core.tensor import TensorSpec
 from edge.host import BuildProgress, ModelStatus
+from edge.telemetry.broker import EmbeddedBroker
 
 Serve = Callable[..., "subprocess.Popen[str]"]
 
@@ -101,6 +102,30 @@ def test_a_fallback_is_said_with_its_reason(bundle: Path, serve: Serve) -> None:
         assert "int8" in text
         assert "sm 87" in text
     assert "fallback" in out
+
+
+def test_the_log_of_a_server_says_what_was_done_to_it_and_nothing_of_requests(
+    bundle: Path, tmp_path: Path, serve: Serve
+) -> None:
+    with EmbeddedBroker() as broker:
+        (tmp_path / "edge.toml").write_text(
+            f'[mqtt]\nurl = "{broker.url}"\nfleet = "lab"\ndevice = "one"\noutbox = "memory"\n'
+            "[commands]\nload = true\n"
+        )
+        process = serve(bundle, "--http", "127.0.0.1:0", "--json")
+        url = json.loads(next_line(process))["http"]
+        for _ in range(20):
+            with urllib.request.urlopen(f"{url}/v2/models/zeros", timeout=10):
+                pass
+        sent = ("load", "model=zeros", "--device", "one", "--fleet", "lab", "--id", "job-1")
+        assert main(["fleet", "send", *sent, "--mqtt", broker.url]) == 0
+        process.terminate()
+        assert process.stderr is not None
+        log = process.stderr.read().splitlines()
+
+    assert [line for line in log if "load/job-1" in line and '{"model":"zeros"}' in line]
+    assert [line for line in log if "load/job-1 is successful" in line]
+    assert len(log) < 10
 
 
 def test_flags_go_before_the_settings_file(bundle: Path, tmp_path: Path, serve: Serve) -> None:

@@ -10,12 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from edge.core.errors import EdgeError
 from edge.telemetry.commands import desired as documents
 from edge.telemetry.commands.desired import DesiredModel, Kept, Store
-from edge.telemetry.commands.order import RefusedError
+from edge.telemetry.commands.order import RefusedError, shown
 from edge.telemetry.commands.reported import POWER, Finding, Reported
 from edge.telemetry.commands.verb import Interrupted, Surroundings
 from edge.telemetry.commands.verbs.power import LANE, Power, set_power
@@ -107,7 +105,7 @@ class Convergence:
             desired = documents.read(payload, most_bytes)
             if self._store.accept(desired):
                 self._start_over()
-                log.info("desired rev %d: %s", desired.rev, msgspec.to_builtins(desired))
+                log.info("desired is now %s", shown(payload.decode()))
         except RefusedError as error:
             self._refused = f"{error}; {error.hint}" if error.hint else str(error)
             log.warning("%s", self._refused)

@@ -232,7 +232,7 @@ class Dispatcher:
         except (RefusedError, OSError) as error:
             self._post(partial(self._give_up, task, error))
             return
-        log.info("command %s/%s begins: %s", *task.key, task.fields)
+        log.info("command %s/%s begins: %s", *task.key, orders.shown(task.fields))
         self._answers.tell(self._topic(task.key), task.answer)
         task.run(self._around, self._journal, self._closing, partial(self._ended, task))
 
@@ -264,7 +264,7 @@ class Dispatcher:
 
     def _tell_end(self, entry: Entry) -> None:
         end = entry.end or {}
-        said = end.get("reason") or end.get("result")
+        said = orders.shown(end.get("reason") or end.get("result") or "done")
         log.info("command %s/%s is %s: %s", *entry.key, end["status"], said)
         self._events.ended(entry.key, entry.fields, end)
         if not entry.is_told:

@@ -183,8 +183,9 @@ def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def shown(text: str) -> str:
-    """A name from outside, fit for a line of a log."""
+def shown(said: object) -> str:
+    """What came from outside, fit for a line of a log."""
+    text = said if isinstance(said, str) else msgspec.json.encode(said).decode()
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
 

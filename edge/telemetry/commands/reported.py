@@ -87,10 +87,9 @@ class Reported:
             said["reason"] = report["reason"]
         log.log(
             logging.INFO if is_good else logging.WARNING,
-            "desired rev %d is %s %s",
+            "desired rev %d is %s",
             report["rev"],
-            report["state"],
-            report.get("reason", ""),
+            ": ".join(report[key] for key in ("state", "reason") if key in report),
         )
         topic = self._around.topics.of("event", "command")
         self._around.sender.send(topic, {"name": "desired", **said}, is_event=True)
