@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ssh_device import Device, wait_until
+from ssh_device import Device
 
-from edge.deploy import care
 from edge.deploy.rollout import Outcome
 
 Bring = Callable[..., Outcome]
@@ -95,59 +94,6 @@ def test_other_settings_restart_the_service_and_who_asks_meanwhile_waits(
     assert not failures
 
 
-def test_a_bad_version_is_found_out_before_a_restart(
-    served: Device, bring: Bring, make_bundle: MakeBundle, settings: Settings
-) -> None:
-    before = served.service()["MainPID"]
-    config = settings(served, "drain_s = 5\n")
-    outcome = bring(served, make_bundle("2", answer=1.0), config=config)
-    assert outcome.state == "rejected", outcome
-    assert "does not answer right" in outcome.reason
-    assert served.versions() == {"m": "1"}
-    assert served.service()["MainPID"] == before
-
-
-def test_a_service_that_does_not_get_well_is_taken_back(
-    served: Device, bring: Bring, make_bundle: MakeBundle, settings: Settings
-) -> None:
-    other = settings(served, '[mqtt]\nurl = "mqtt://127.0.0.1:1"\n')
-    outcome = bring(served, make_bundle("2"), config=other, timeout_s=2.0)
-    assert outcome.state == "rolled-back", outcome
-    assert "broker" in outcome.reason
-    assert served.versions() == {"m": "1"}
-
-
-def test_an_older_version_needs_force_and_then_serves(
-    served: Device, bring: Bring, make_bundle: MakeBundle
-) -> None:
-    bring(served, make_bundle("2"))
-    older = make_bundle("1.5")
-    refused = bring(served, older)
-    assert refused.state == "differs", refused
-    assert "m <=1.5, has 2" in refused.reason
-    outcome = bring(served, older, is_forced=True)
-    assert (outcome.state, outcome.takeover) == ("done", "restart"), outcome
-    assert served.versions() == {"m": "1.5"}
-
-
-def test_status_back_and_off(served: Device, bring: Bring, make_bundle: MakeBundle) -> None:
-    bring(served, make_bundle("2"))
-    options = ("-F", str(served.config))
-    (status,) = care.status([served.name], options, 1)
-    assert (status.service, status.is_pending) == ("active", False)
-    assert [(model.name, model.version) for model in status.models] == [("m", "2")]
-    (back,) = care.roll_back([served.name], options, 1, lambda *_: None, timeout_s=20)
-    assert back.state == "done", back
-    assert served.versions() == {"m": "1"}
-    (off,) = care.remove([served.name], options, 1, lambda *_: None)
-    assert off.state == "removed", off
-    assert served.versions() == {}
-    assert not served.path("/opt/edge").exists()
-    assert not list(served.path("/etc/systemd/system").glob("edge*"))
-    (status,) = care.status([served.name], options, 1)
-    assert (status.service, status.error) == ("not installed", "")
-
-
 def test_a_dry_run_prints_the_steps_and_does_none(
     device: Device, bring: Bring, make_bundle: MakeBundle
 ) -> None:
@@ -168,22 +114,3 @@ def test_what_is_the_devices_own_stays(
     assert bring(served, make_bundle("2")).state == "done"
     assert own.read_text() == text
     assert own.stat().st_mode & 0o777 == 0o600
-
-
-def test_what_commands_brought_stays_with_its_release(
-    served: Device, bring: Bring, make_bundle: MakeBundle
-) -> None:
-    (release,) = served.path("/opt/edge/releases").iterdir()
-    folder = served.path(str(os.readlink(release / "updates")))
-    for bundle, place in ((make_bundle("1.5"), "m/1.5"), (make_bundle("1", name="n"), "n/1")):
-        (folder / place).parent.mkdir()
-        bundle.rename(folder / f"{place}.edge")
-    wait_until(lambda: served.versions() == {"m": "1.5", "n": "1"})
-    refused = bring(served, make_bundle("1.2"))
-    assert "m <=1.2, has 1.5" in refused.reason
-    outcome = bring(served, make_bundle("2"))
-    assert (outcome.state, outcome.takeover) == ("done", "restart"), outcome
-    assert served.versions() == {"m": "2", "n": "1"}
-    options = ("-F", str(served.config))
-    care.roll_back([served.name], options, 1, lambda *_: None, timeout_s=20)
-    assert served.versions() == {"m": "1.5", "n": "1"}

@@ -207,7 +207,7 @@ def _is_overtaken(
     model: dict[str, Any], statuses: list[dict[str, Any]], brought: list[tuple[str, str]]
 ) -> bool:
     """Whether a version serves in its place that a command brought to this release."""
-    serving = [(s["name"], s["version"]) for s in statuses if s.get("is_active")]
+    serving = [(s.get("name"), s.get("version")) for s in statuses if s.get("is_active")]
     return any(one[0] == model["name"] and one in brought for one in serving)
 
 

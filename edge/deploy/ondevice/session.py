@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -19,6 +20,28 @@ if TYPE_CHECKING:
 
 GREETING = {"edge-device": 1}
 _CHECK_TIMEOUT_S = 3600.0  # on a Jetson, engines are built
+PATIENCE_S = 1800  # meanwhile, a workstation may fetch wheels
+
+
+class Patient:
+    """Reads from who may have gone without a word: then this process ends, and its lock with it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def readline(self) -> bytes:
+        signal.alarm(PATIENCE_S)
+        try:
+            return self._stream.readline()
+        finally:
+            signal.alarm(0)
+
+    def read(self, size: int) -> bytes:
+        signal.alarm(PATIENCE_S)
+        try:
+            return self._stream.read(size)
+        finally:
+            signal.alarm(0)
 
 
 class Session:
@@ -29,7 +52,7 @@ class Session:
 
     def __init__(self, layout: Layout, source: BinaryIO, target: BinaryIO) -> None:
         self._layout = layout
-        self._source = source
+        self._source = Patient(source)
         self._target = target
         self._verbs: dict[str, Callable[..., Any]] = {
             "facts": self._facts,

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from . import durable
 from .facts import pythons
@@ -16,6 +16,11 @@ from .refusal import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
+
+    class Source(Protocol):
+        def read(self, size: int, /) -> bytes: ...
+
 
 CHUNK_BYTES = 1 << 20
 _PARTIAL = ".partial"
@@ -44,7 +49,7 @@ def held(layout: Layout, files: list[str]) -> dict[str, int]:
     return found
 
 
-def receive(layout: Layout, sha256: str, offset: int, size: int, stream: BinaryIO) -> None:
+def receive(layout: Layout, sha256: str, offset: int, size: int, stream: Source) -> None:
     """Take the rest of a file from ``stream``; what is cut off is gone on with the next time.
 
     Raises:

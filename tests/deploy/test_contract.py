@@ -1,20 +1,16 @@
-"""Devices that can not take what is brought, and connections that break: said, and nothing lost."""
+"""Whether a device fits a release, and what is said where it does not, or where ssh gives up."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from ssh_device import Device
 
 from edge.core.errors import UnavailableError
-from edge.deploy import connection, contract, rollout
-from edge.deploy.connection import connect, explain
+from edge.deploy.connection import explain
 from edge.deploy.contract import Difference, device_differences, release_differences
 from edge.deploy.facts import Facts, Python
 from edge.deploy.release import Parcel, make_parcel, read_bundles, read_settings
@@ -168,127 +164,3 @@ def test_what_ssh_says_is_explained(stderr: str, message: str, hint: str) -> Non
     assert isinstance(error, UnavailableError)
     assert message in str(error)
     assert any(word in error.hint for word in hint.split("|"))
-
-
-def test_a_host_that_refuses_and_one_that_changed_its_key(
-    device: Device, bring: Bring, make_bundle: MakeBundle
-) -> None:
-    bundle = make_bundle("1")
-    hosts = device.folder / "known_hosts"
-    right = hosts.read_text()
-    hosts.write_text(right[:-30] + "AAAA" + right[-26:])
-    other = bring(device, bundle)
-    assert other.state == "unavailable"
-    assert "host key" in other.reason
-    hosts.write_text(right)
-    (device.folder / "client_key.pub").write_text("")
-    refused = bring(device, bundle)
-    assert refused.state == "unavailable"
-    assert "ssh-copy-id" in refused.hint
-    device.cut_power()
-    gone = bring(device, bundle)
-    assert "can not be reached" in gone.reason
-
-
-def test_two_operators_at_once_and_the_second_learns_who_the_first_is(
-    served: Device, bring: Bring, make_bundle: MakeBundle
-) -> None:
-    with connect(served.name, ("-F", str(served.config))) as first:
-        first.ask("lock", who="alice@bench")
-        second = bring(served, make_bundle("2"))
-    assert second.state == "unavailable"
-    assert "alice@bench (since " in second.reason
-    assert served.versions() == {"m": "1"}
-    assert bring(served, make_bundle("3")).state == "done"
-
-
-def test_an_upload_that_broke_off_goes_on_where_it_was(
-    served: Device, bring: Bring, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    large = make_bundle("2", notes_bytes=3_000_000)
-    with monkeypatch.context() as patch:
-        patch.setattr(connection, "_chunks", _break_off(connection._chunks, 1_000_000))
-        broken = bring(served, large)
-    assert broken.state == "unavailable"
-    assert served.versions() == {"m": "1"}
-    partial = next(served.path("/opt/edge/files").glob("*.partial"))
-    _wait_until(lambda: partial.stat().st_size > 0)
-    already = partial.stat().st_size
-    outcome = bring(served, large)
-    assert outcome.state == "done", outcome
-    assert outcome.sent_bytes == large.stat().st_size - already
-    assert served.versions() == {"m": "2"}
-
-
-def test_a_file_that_arrived_damaged_is_sent_anew(
-    served: Device, bring: Bring, make_bundle: MakeBundle
-) -> None:
-    newer = make_bundle("2")
-    digest = read_bundles([newer])[0].part.sha256
-    served.path(f"/opt/edge/files/{digest}.partial").write_bytes(b"not what it should be")
-    damaged = bring(served, newer)
-    assert (damaged.state, "damaged" in damaged.reason) == ("unavailable", True), damaged
-    assert bring(served, newer).state == "done"
-
-
-def test_a_full_disk_is_said_and_gives_its_room_back(
-    served: Device, bring: Bring, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    large = make_bundle("2", notes_bytes=30_000_000)
-    assert bring(served, large).state == "done"  # there is room
-    served.cut_power()
-    served.more_mounts = "mount -t tmpfs -o size=5m none /opt/edge/files"
-    served.boot()
-    larger = make_bundle("3", notes_bytes=31_000_000)
-    monkeypatch.setattr(contract, "SPARE_BYTES", 0)  # as if the disk had become full meanwhile
-    full = bring(served, larger)
-    assert full.state == "unavailable", full
-    assert "No space left" in full.reason
-    assert "make room" in full.hint
-    assert served.versions() == {"m": "2"}
-    free = served.run("df --output=avail /opt/edge/files | tail -1")
-    assert int(free) > 2500  # of 5 MB; the wheels take the rest
-
-
-def _break_off(chunks: Callable[..., Any], after_bytes: int) -> Callable[..., Any]:
-    def act(contents: Any, offset: int) -> Any:
-        sent = 0
-        for chunk in chunks(contents, offset):
-            if sent >= after_bytes:
-                raise UnavailableError("the network was cut")
-            yield chunk
-            sent += len(chunk)
-
-    return act
-
-
-def _wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not is_so() and time.monotonic() < end:
-        threading.Event().wait(0.01)
-    assert is_so()
-
-
-def test_a_device_ends_by_itself_what_an_operator_left_in_the_middle(
-    served: Device,
-    bring: Bring,
-    make_bundle: MakeBundle,
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    connections: list[Any] = []
-
-    def remembered(*arguments: Any) -> Any:
-        connections.append(connect(*arguments))
-        return connections[-1]
-
-    def hang_up(_: str, at: str, __: float) -> None:
-        if at == "restarting":
-            connections[-1]._process.kill()
-
-    monkeypatch.setattr(rollout, "connect", remembered)
-    config = settings(served, "drain_s = 5\n")
-    outcome = bring(served, make_bundle("2"), config=config, report=hang_up)
-    assert outcome.state == "unavailable"
-    _wait_until(lambda: served.versions() == {"m": "2"})
-    _wait_until(lambda: not served.path("/opt/edge/pending").exists())
