@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from edge.server.metrics import Sample, family
+from edge.server.metrics import Sample, family, known
 
 if TYPE_CHECKING:
     from edge.host.metering import CostReport, ModelCost
@@ -17,49 +17,34 @@ def cost_families(report: CostReport | None) -> Iterator[Iterator[str]]:
     if report is None:
         return
     basis = report.basis
-    source = {"source": basis.source, "rail": basis.rail, "why": basis.why}
     yield family(
         "edge_energy_source_info",
         "gauge",
         "What joules rest on: a counter, power integrated over time, or only an estimate.",
-        [("", source, 1)],
+        known(1, source=basis.source, rail=basis.rail, why=basis.why),
     )
-    yield family(
-        "edge_metered_seconds_total", "counter", "Time metered.", [("", {}, report.seconds)]
-    )
-    yield family(
-        "edge_energy_measured_seconds_total",
-        "counter",
-        "What of it has its energy known.",
-        [("", {}, report.measured_s)],
-    )
-    yield family(
-        "edge_energy_joules_total",
-        "counter",
-        "Energy of the device.",
-        [("", {}, joules) for joules in [report.joules] if joules is not None],
-    )
+    counters = {
+        "metered_seconds": ("Time metered.", report.seconds),
+        "energy_measured_seconds": (
+            "Time metered of which the energy is known.",
+            report.measured_s,
+        ),
+        "energy_joules": ("Energy of the device.", report.joules),
+        "energy_idle_joules": ("Energy of the device that is no model's.", report.idle_joules),
+    }
+    for name, (text, value) in counters.items():
+        yield family(f"edge_{name}_total", "counter", text, known(value))
     yield family(
         "edge_energy_error_joules",
         "gauge",
-        "Standard error of that, as power is only read now and then.",
-        [("", {}, joules) for joules in [basis.error_joules] if joules is not None],
-    )
-    yield family(
-        "edge_energy_idle_joules_total",
-        "counter",
-        "What of it is no model's.",
-        [("", {}, joules) for joules in [report.idle_joules] if joules is not None],
+        "Standard error of the energy, as power is only read now and then.",
+        known(basis.error_joules),
     )
     yield family(
         "edge_energy_idle_watts",
         "gauge",
         "Power while nothing runs, and how that is known.",
-        [
-            ("", {"source": basis.idle_source}, watts)
-            for watts in [basis.idle_watts]
-            if watts is not None
-        ],
+        known(basis.idle_watts, source=basis.idle_source),
     )
     money = {"currency": report.currency}
     yield family(

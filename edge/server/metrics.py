@@ -210,6 +210,11 @@ def _placement(model: ModelStatus) -> dict[str, str]:
     }
 
 
+def known(value: float | None, **labels: str) -> list[Sample]:
+    """A sample, if there is anything to tell."""
+    return [] if value is None else [("", labels, value)]
+
+
 def family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> Iterator[str]:
     yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
     for suffix, labels, value in samples:

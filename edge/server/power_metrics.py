@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge.host import LEVELS
-from edge.server.metrics import family
+from edge.server.metrics import family, known
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +56,7 @@ def _reading_families(reading: Reading) -> Iterator[Iterator[str]]:
         "edge_power_total_watts",
         "gauge",
         "Power of what is measured as a whole.",
-        [("", {}, watts) for watts in [reading.total_watts] if watts is not None],
+        known(reading.total_watts),
     )
     yield family(
         "edge_temperature_celsius",
