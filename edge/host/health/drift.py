@@ -54,7 +54,9 @@ class DriftWatch:
         if variant_id != self._variant:  # which answers in another way
             self._variant, self._known = variant_id, self._reference.of(variant_id)
             self._looks.clear()
+            self._new = self._confirmed = 0
             self._state, self._moved = "gathering", ()
+            self.status = self._status({}, int(time.time() * 1000))
         self._looks.append(look)
         self._new += 1
         if len(self._looks) < self._window:

@@ -63,23 +63,20 @@ class Looker:
     def take(self, feeds: Feeds, outputs: Mapping[str, Array]) -> Sample:
         """Keep what ``look`` needs; of a batch, the first row."""
         feeds, outputs = _first_row(feeds, outputs)
-        image = self._image
-        picture = feeds.get(image.input) if image is not None else None
-        inputs = {}
+        numbers = {name: array for name, array in feeds.items() if _has_numbers(array)}
+        inputs: dict[str, Array] = {}
         size = None
-        for name, array in feeds.items():
-            if picture is not None and array is picture and array.ndim == 4:
-                planes = (
-                    array[0] if image and image.layout == "nchw" else array[0].transpose(2, 0, 1)
-                )
-                size = (planes.shape[1], planes.shape[2])
-                inputs[name] = planes[:, :: _stride(planes.size), :].astype(np.float32)
-            elif array.dtype.kind in _NUMBERS and array.size:
-                inputs[name] = _thinned(array)
+        image, planes = self._image, self._planes(feeds)
+        if image is not None and planes is not None:
+            del numbers[image.input]
+            size = (planes.shape[1], planes.shape[2])
+            rows = planes[:, :: _stride(planes.size), :]
+            inputs[image.input] = rows.astype(np.float32)
+        inputs |= {name: _thinned(array) for name, array in numbers.items()}
         if self._is_decodable(outputs, size):
             return Sample(inputs, self._kept(outputs), size, is_decodable=True)
-        numbers = {name: _thinned(a) for name, a in outputs.items() if _has_numbers(a)}
-        return Sample(inputs, numbers, size, is_decodable=False)
+        thinned = {name: _thinned(array) for name, array in outputs.items() if _has_numbers(array)}
+        return Sample(inputs, thinned, size, is_decodable=False)
 
     def look(self, sample: Sample) -> Look:
         """The statistics of a sample; those that can't be had are missing."""

@@ -100,6 +100,18 @@ def test_a_statistic_that_can_not_be_had_any_more_has_moved(
     assert "output.y.mean is not there" in watch.status.why
 
 
+def test_another_variant_begins_anew(
+    stream: Stream, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = DriftWatch("m", reference, WINDOW)
+    feed(watch, stream.looks(WINDOW, shift=9))  # which is not confirmed yet
+    monkeypatch.setattr("time.time", lambda: 9e9)
+    watch.add("b", stream.looks(1)[0])
+    assert (watch.status.state, watch.status.since_ms) == ("gathering", 9_000_000_000_000)
+    assert feed(watch, stream.looks(WINDOW - 1, shift=9), "b") == ["gathering"]
+    assert feed(watch, stream.looks(WINDOW // 10, shift=9), "b") == ["gathering", "drifted"]
+
+
 def test_another_variant_is_held_against_its_own_reference(stream: Stream) -> None:
     forms = {}
     for form, offset in ((SOURCE, 0.0), ("int8", 5.0)):
