@@ -175,7 +175,10 @@ class Runtime:
         """
         slot = self._catalog.find(name, version)
         if self.oversight.health is None:
-            raise UnsupportedError("nobody looks after the health of models here")
+            raise UnsupportedError(
+                "nobody looks after the health of models here",
+                hint="give the Runtime health = edge.settings.Health(labels=1000)",
+            )
         others = () if version else [other.version for other in self._catalog.of(name)]
         self.oversight.health.label(name, [slot.version, *others], request_id, truth)
 
