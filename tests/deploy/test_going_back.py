@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from ssh_device import Device, wait_until
 
 from edge.deploy import care
@@ -86,3 +87,19 @@ def test_what_commands_brought_stays_with_its_release(
     options = ("-F", str(served.config))
     care.roll_back([served.name], options, 1, lambda *_: None, timeout_s=20)
     assert served.versions() == {"m": "1.5", "n": "1"}
+
+
+def test_a_device_that_trusts_others_takes_no_unsigned_bundle(
+    served: Device, bring: Bring, make_bundle: MakeBundle, settings: Settings
+) -> None:
+    pytest.importorskip("cryptography")
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl ours"
+    served.path("/etc/edge/ours.pub").write_text(key + "\n")
+    own = served.path("/etc/edge/environment")
+    own.write_text(own.read_text() + "EDGE_TRUST_KEYS=/etc/edge/ours.pub\n")
+    own.write_text(own.read_text() + "EDGE_TRUST_REQUIRE=always\n")
+    config = settings(served, "drain_s = 5\n")
+    outcome = bring(served, make_bundle("2"), config=config)
+    assert outcome.state == "rejected", outcome
+    assert "not signed" in outcome.reason
+    assert served.versions() == {"m": "1"}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from edge.deploy.facts import Facts, decode_facts
 from edge.deploy.ondevice import facts as device_facts
 from edge.deploy.ondevice.layout import Layout
 from edge.deploy.overlay import system_files
+from edge.deploy.own_wheel import own_wheel
 from edge.deploy.plan import Plan, how_to_take_over, kept_models, make_plan
 from edge.deploy.release import Parcel, Release, make_parcel, read_bundles, read_settings
 from edge.deploy.wheels import Target, Wheelhouse, collect, extras_for
@@ -167,6 +171,28 @@ def test_dependencies_of_another_python_are_collected_too(tmp_path: Path) -> Non
     ]
     assert [path.name.partition("-")[0] for path in new.wheels] == ["edge_runtime", "pip"]
     assert again == old
+
+
+def test_what_is_installed_becomes_a_wheel_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "edge_runtime-0.1.0.dist-info"
+    info.mkdir()
+    (tmp_path / "edge").mkdir()
+    (tmp_path / "edge/__init__.py").write_text("answer = 42\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: edge-runtime\nVersion: 0.1.0\n")
+    (info / "WHEEL").write_text("Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    listed = ["edge/__init__.py", "edge/__pycache__/__init__.pyc", "../../bin/edge"]
+    names = [*listed, *(f"{info.name}/{name}" for name in ("METADATA", "WHEEL", "RECORD"))]
+    (info / "RECORD").write_text("".join(f"{name},,\n" for name in names))
+    here = metadata.Distribution.at(info)
+    monkeypatch.setattr(metadata, "distribution", lambda name: here)
+    wheel = own_wheel(tmp_path / "cache")
+    assert own_wheel(tmp_path / "cache") == wheel
+    target = tmp_path / "target"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*command, "--target", str(target), str(wheel)], check=True)
+    assert (target / "edge/__init__.py").read_text() == "answer = 42\n"
 
 
 def test_a_package_without_a_wheel_is_named(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import grp
 import json
 import os
 import pwd
-import re
 import shutil
 import subprocess
 import time
@@ -67,6 +66,7 @@ def run_as_user(layout: Layout, command: list[str], folder: str, timeout_s: floa
     """Run a program as the service would; ``subprocess.CompletedProcess`` with text."""
     user = pwd.getpwnam(USER)
     environment = {
+        **own_variables(layout),
         "PATH": os.environ["PATH"],
         "HOME": layout.state,
         "XDG_STATE_HOME": os.path.dirname(layout.state),
@@ -101,12 +101,20 @@ def show() -> dict[str, str]:
     return {"ActiveState": "unknown", "SubState": "", "Result": "", "NRestarts": "0", **known}
 
 
+def own_variables(layout: Layout) -> dict[str, str]:
+    """Those of the device, as systemd gives them to the service."""
+    found = {}
+    with contextlib.suppress(OSError), open(layout.environment) as stream:
+        for line in stream:
+            name, mark, value = line.strip().partition("=")
+            if mark and not name.startswith(("#", ";")):
+                found[name] = value.strip("\"'")
+    return found
+
+
 def address(layout: Layout, release: dict[str, Any]) -> str:
     """Where the service listens, as this machine reaches it."""
-    http = str(release["http"])
-    with contextlib.suppress(OSError), open(layout.environment) as stream:
-        found = re.findall(r"^\s*EDGE_SERVE_HTTP=[\"']?([^\"'\s]+)", stream.read(), re.MULTILINE)
-        http = found[-1] if found else http
+    http = own_variables(layout).get("EDGE_SERVE_HTTP") or str(release["http"])
     host, _, port = http.rpartition(":")
     host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}.get(host, host)
     return f"http://{host}:{port}"
