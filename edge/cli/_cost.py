@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ _IDLE_SOURCES = {
     "settings": "by [cost] idle_watts",
     "profile": "by the device profile",
 }
+_WIDEST = 9  # characters of an amount below 1
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
 
 
@@ -191,4 +193,7 @@ def _amount(value: object) -> str:
     found = number(value)
     if found is None:
         return NOTHING
-    return f"{found:,.2f}" if abs(found) >= 1 or found == 0 else f"{found:.3g}"
+    if abs(found) >= 1 or found == 0:
+        return f"{found:,.2f}"
+    digits = f"{found:.{2 - math.floor(math.log10(abs(found)))}f}"
+    return digits if len(digits) <= _WIDEST else "≈ 0"

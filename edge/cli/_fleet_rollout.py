@@ -235,7 +235,7 @@ def _show_plan(args: argparse.Namespace, rollout: Rollout) -> None:
     target = rollout.target
     size = _output.size_text(target.size_bytes)
     _output.title(
-        f"{target.name} {target.version} to {len(rollout.steps):,} of {rollout.fleet}",
+        f"{target.name} {target.version} → {len(rollout.steps):,} of fleet {rollout.fleet}",
         f"{target.digest[:7]}, {size}, {'from ' + args.url if args.url else 'over MQTT'}",
     )
     rows = []
@@ -244,9 +244,10 @@ def _show_plan(args: argparse.Namespace, rollout: Rollout) -> None:
         progress = Counter(rollout.steps[device].progress for device in wave)
         rows.append((number, len(wave), names, ", ".join(f"{n} {p}" for p, n in progress.items())))
     _output.table("", ("wave", "devices", "", "progress"), rows, right=("wave", "devices"))
+    most = f"more than {100 * args.max_failed:.3g} %" if args.max_failed else "any"
     _output.say(
-        f"[dim]{args.at_once} at once, watched for {args.soak:g} s each; stops if more than "
-        f"{_output.percent_text(args.max_failed)} of a wave fail[/]"
+        f"[dim]{args.at_once} at once, watched for {args.soak:g} s each; "
+        f"stops if {most} of a wave fails[/]"
     )
 
 

@@ -120,7 +120,7 @@ def _in_short(result: Any) -> str:
     if not isinstance(result, dict):
         return str(result)
     return ", ".join(
-        f"{name} {value}"
+        f"{name} {f'{value:.3g}' if isinstance(value, float) else value}"
         for name, value in result.items()
         if isinstance(value, (str, int, float)) and len(str(value)) < 100 and value != ""
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -47,26 +47,30 @@ def said(arrival: Arrival) -> str:
 
 def _summary(arrival: Arrival) -> Iterator[str]:
     metrics = arrival.metrics
-    kind = arrival.path.partition("/")[0]
-    if arrival.path == "tele/device":
-        yield from _device_figures(metrics)
-    elif arrival.path == "tele/model":
-        for sample in tables(metrics.get("models")):
-            yield " ".join(_model_figures(sample))
-    elif arrival.path in ("cost", "tele/cost"):
-        yield from _cost_figures(metrics)
-    elif arrival.path == "event/command":
-        yield " ".join(_texts(metrics, "name", "id", "model", "status"))
-        yield from _texts(metrics, "reason")
-    elif kind == "event" and "to" in metrics and "name" in metrics:
+    summary = _SUMMARIES.get(arrival.path) or _SUMMARIES.get(arrival.path.partition("/")[0])
+    if summary is not None:
+        yield from summary(metrics)
+    elif arrival.path.startswith("event/") and "to" in metrics and "name" in metrics:
         yield f"{metrics['name']} {metrics.get('from')} → {metrics['to']}"
         yield from _texts(metrics, "why")
-    elif kind in ("status", "model"):
-        yield from _texts(metrics, "state", "reason", "variant", "why")
-    elif kind == "info":
-        yield from about(metrics)
     else:
         yield msgspec.json.encode(metrics).decode()
+
+
+def _state(metrics: Metrics) -> Iterator[str]:
+    return _texts(metrics, "state", "reason", "variant", "why")
+
+
+def _command(metrics: Metrics) -> Iterator[str]:
+    yield " ".join(_texts(metrics, "name", "id", "model", "status"))
+    yield from _texts(metrics, "reason")
+
+
+def _gap(metrics: Metrics) -> Iterator[str]:
+    gap = table(metrics.get("gap"))
+    if gap.get("count") != 0:
+        yield f"lost messages: {gap.get('count') or 'not known how many'}"
+    yield from _texts(gap, "reason", "detail")
 
 
 def _device_figures(sample: Metrics) -> Iterator[str]:
@@ -84,6 +88,10 @@ def _device_figures(sample: Metrics) -> Iterator[str]:
         yield f"held back: {sample.get('power_cause')}"
 
 
+def _models(metrics: Metrics) -> Iterator[str]:
+    return (" ".join(_model_figures(sample)) for sample in tables(metrics.get("models")))
+
+
 def _model_figures(sample: Metrics) -> Iterator[str]:
     yield str(sample.get("name", "?"))
     latency = table(table(sample.get("latency_ms")).get("infer"))
@@ -94,6 +102,17 @@ def _model_figures(sample: Metrics) -> Iterator[str]:
         yield f"p50 {figure(latency.get('p50'), 3)} ms p99 {figure(latency.get('p99'), 3)} ms"
     if sample.get("failure_count"):
         yield f"{sample['failure_count']} errors"
+
+
+def _health(metrics: Metrics) -> Iterator[str]:
+    """What is watched of each model, and how it stands."""
+    for row in tables(metrics.get("models")):
+        watched = (
+            f"{aspect}: {row[aspect]}"
+            for aspect in ("drift", "latency", "accuracy")
+            if row.get(aspect) not in (None, "off")
+        )
+        yield " ".join((str(row.get("name", "?")), *watched))
 
 
 def _cost_figures(metrics: Metrics) -> Iterator[str]:
@@ -113,6 +132,21 @@ def about(info: Metrics) -> Iterator[str]:
     for name, text in (("edge_version", "edge {}"), ("arch", "{}"), ("cpu_cores", "{} cores")):
         if info.get(name):
             yield printable(text.format(info[name]))
+
+
+_SUMMARIES: Mapping[str, Callable[[Metrics], Iterator[str]]] = {
+    "status": _state,
+    "model": _state,
+    "info": about,
+    "cost": _cost_figures,
+    "tele/cost": _cost_figures,
+    "tele/device": _device_figures,
+    "tele/health": _health,
+    "tele/model": _models,
+    "event/command": _command,
+    "event/gap": _gap,
+}
+"""By the path of the topic, or its first part."""
 
 
 def _texts(metrics: Metrics, *names: str) -> Iterator[str]:

@@ -46,7 +46,7 @@ def render(
     parts: list[RenderableType] = [_heading(source, error), Text()]
     if not board.devices:
         parts.append(Text("waiting for the first message …", style="dim"))
-    for device in board.devices.values():
+    for _, device in sorted(board.devices.items()):
         parts.append(_device_line(device, now_s))
         if device.sample:
             parts.append(_gauges(device))
@@ -98,8 +98,10 @@ def _gauges(device: DeviceBoard) -> Text:
         line.append(f" of {total / 1e9:.1f} GB", style="dim")
     celsius = number(sample.get("temperature_max_celsius"))
     if celsius is not None:
-        line.append("   temperature ", style="dim")
-        line.append(f"{celsius:.0f} °C", style=_heat(celsius))
+        line.append(f"   {celsius:.0f} °C", style=_heat(celsius))
+    watts = number(sample.get("power_total_watts"))
+    if watts is not None:
+        line.append(f"   {watts:,.1f} W")
     return line
 
 

@@ -96,7 +96,7 @@ def test_what_a_server_tells_fits_on_80_columns(
         "VDD_IN: power summed up, read 1.0/s, 99.8 % of the time",
         "4.92 W, measured while nothing ran",
         "43.1 % of the time",
-        "0.0036 EUR for energy, 0.0234 EUR for the device",
+        "0.00360 EUR for energy, 0.0234 EUR for the device",
         "123,456",
         "228 mJ",
         "101 mJ",
@@ -225,3 +225,18 @@ def test_broker_at_which_no_device_told_anything_is_said(
         code = _main.main(["cost", "--mqtt", broker.url, "--seconds", "0.1"])
     assert code == _main.EXIT_UNAVAILABLE
     assert "no device told its costs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0, "0.00"),
+        (1234.5, "1,234.50"),
+        (0.187, "0.187"),
+        (1.97e-5, "0.0000197"),
+        (3e-9, "≈ 0"),
+    ],
+)
+def test_money_has_no_exponent(value: float | None, text: str) -> None:
+    assert _cost._amount(value) == text

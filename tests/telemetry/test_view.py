@@ -73,6 +73,7 @@ def test_board_shows_a_device_with_its_figures() -> None:
                 "memory_used_bytes": 2e9,
                 "memory_total_bytes": 8e9,
                 "temperature_max_celsius": 54.4,
+                "power_total_watts": 4.935,
             },
         ),
     )
@@ -80,11 +81,11 @@ def test_board_shows_a_device_with_its_figures() -> None:
     gauges = line_with(text, "cpu")
     assert "━━━━━━━───  73 %" in gauges
     assert "25 % of 8.0 GB" in gauges
-    assert "54 °C" in gauges
+    assert "54 °C   4.9 W" in gauges
 
 
 def test_device_without_a_thermometer_shows_no_temperature() -> None:
-    assert "temperature" not in text_of(arrival("tele/device", {"cpu_percent": 1.0}))
+    assert "°C" not in text_of(arrival("tele/device", {"cpu_percent": 1.0}))
 
 
 def test_board_shows_a_model_with_rate_latency_errors_and_engine() -> None:
@@ -186,7 +187,15 @@ def test_sparkline_is_scaled_to_the_largest(values: list[float], bars: str) -> N
             {"name": "load", "id": "a", "model": "m", "status": "failed", "reason": "full"},
             "load a m failed · full",
         ),
-        ("event/gap", {"gap": {"count": 3}}, '{"gap":{"count":3}}'),
+        ("event/gap", {"gap": {"count": 3, "reason": "full"}}, "lost messages: 3 · full"),
+        ("event/gap", {"gap": {"count": 0, "reason": "cursor", "detail": "d"}}, "cursor · d"),
+        ("event/gap", {"gap": {"count": None}}, "lost messages: not known how many"),
+        (
+            "tele/health",
+            {"models": [{"name": "m", "drift": "off", "latency": "slow", "drift_index": {}}]},
+            "m latency: slow",
+        ),
+        ("event/own", {"x": 3}, '{"x":3}'),
     ],
 )
 def test_plain_line_says_the_message_in_short(
