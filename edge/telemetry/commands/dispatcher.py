@@ -265,7 +265,8 @@ class Dispatcher:
     def _tell_end(self, entry: Entry) -> None:
         end = entry.end or {}
         said = orders.shown(end.get("reason") or end.get("result") or "done")
-        log.info("command %s/%s is %s: %s", *entry.key, end["status"], said)
+        came = "failed" if end["status"] == "failed" else "is done"
+        log.info("command %s/%s %s: %s", *entry.key, came, said)
         self._events.ended(entry.key, entry.fields, end)
         if not entry.is_told:
             self._answers.tell(self._topic(entry.key), entry.answer)

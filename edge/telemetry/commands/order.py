@@ -40,6 +40,7 @@ not know are refused: a misspelt ``version`` would else be another command."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MOST_EXPIRES_MS = 1 << 53
 _MOST_SHOWN = 120
+_STATUSES = ("init", "executing", "successful", "failed")
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -79,6 +80,10 @@ def read(payload: bytes) -> Order:
     if not isinstance(status, str):
         raise RefusedError(
             "the command has no status that is a text", kind="invalid", hint='add "status": "init"'
+        )
+    if status not in _STATUSES:
+        raise RefusedError(
+            f"there is no status {_short(status)}", kind="invalid", hint='begin with "init"'
         )
     fields = {name: value for name, value in document.items() if name not in TOLD}
     if expires is not None and not (type(expires) is int and 0 < expires <= _MOST_EXPIRES_MS):

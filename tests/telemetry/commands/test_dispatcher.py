@@ -37,6 +37,7 @@ def test_load_is_done_and_told_with_all_that_came(
         ("load/a", b'{"model": "\xff"}', "invalid", "can not be read"),
         ("load/a", b'{"a":' * 5000, "invalid", "can not be read"),
         ("load/a", b'{"model": "digits"}', "invalid", "no status"),
+        ("load/a", b'{"status": "started", "model": "digits"}', "invalid", "'started'"),
         ("load/a", b'{"status": "init"}', "invalid", "model"),
         ("load/a", b'{"status": "init", "model": 3}', "invalid", "str"),
         ("load/a", b'{"status": "init", "model": "digits", "verison": "1"}', "invalid", "verison"),
