@@ -8,15 +8,12 @@ import fnmatch
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from edge.cli import _output
 from edge.cli._arguments import duration
-from edge.core.errors import InputError, SettingsError, UnavailableError
-from edge.settings import load_settings
+from edge.cli._brokers import mqtt_settings, named_brokers
+from edge.core.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
-    from edge.settings import Mqtt
     from edge.telemetry.fleet.operator import Operator
     from edge.telemetry.watcher import Watcher
 
@@ -61,27 +58,14 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def mqtt_settings(args: argparse.Namespace) -> Mqtt:
-    """Those of ``edge.toml`` with the flags laid over them."""
-    settings = load_settings().mqtt
-    if args.mqtt:
-        settings = msgspec.structs.replace(settings, url=args.mqtt)
-    if not settings.url:
-        raise SettingsError(
-            "no MQTT broker is named", hint="give one: edge fleet --mqtt mqtt://HOST:1883"
-        )
-    return settings
-
-
 @contextlib.contextmanager
 def connected(args: argparse.Namespace, *more: str) -> Iterator[Watcher]:
     """A connection that sees the fleet, or all; ``more`` are further paths to subscribe to."""
-    from edge.telemetry.address import brokers_of
     from edge.telemetry.watcher import Watcher
 
-    settings = mqtt_settings(args)
+    brokers = named_brokers(args.mqtt, "fleet")
     args.fleet = args.fleet or "+"
-    with Watcher(brokers_of(settings), args.fleet, "+", *more) as watcher:
+    with Watcher(brokers, args.fleet, "+", *more) as watcher:
         yield watcher
 
 
@@ -90,7 +74,7 @@ def operating(args: argparse.Namespace) -> Iterator[Operator]:
     """An operator of one fleet, who has seen all that was retained."""
     from edge.telemetry.fleet.operator import COMMANDS, SETTLE_S, Operator
 
-    args.fleet = args.fleet or mqtt_settings(args).fleet
+    args.fleet = args.fleet or mqtt_settings(args.mqtt, "fleet").fleet
     with connected(args, COMMANDS) as watcher:
         operator = Operator(watcher, min(SETTLE_S, args.seconds))
         with _output.err().status(f"looking at fleet {args.fleet} at {watcher.address} …"):

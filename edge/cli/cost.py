@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from edge.cli import _cost, _output
+from edge.cli._brokers import named_brokers
 from edge.core.errors import SettingsError, UnavailableError
 from edge.settings import load_settings
 
@@ -105,7 +106,7 @@ def _told_at(url: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
     newest: dict[str, Arrival] = {}
     end_s = time.monotonic() + args.seconds
-    with Watcher(url, args.fleet, args.device) as watcher:
+    with Watcher(named_brokers(url, "cost"), args.fleet, args.device) as watcher:
         while (left_s := end_s - time.monotonic()) > 0:
             for arrival in watcher.poll(left_s):
                 if arrival.path not in ("cost", "tele/cost"):

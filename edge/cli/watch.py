@@ -9,11 +9,8 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from edge.cli import _output
-from edge.core.errors import SettingsError
-from edge.settings import load_settings
+from edge.cli._brokers import named_brokers
 
 if TYPE_CHECKING:
     from edge.telemetry.watcher import Arrival, Watcher
@@ -35,17 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from edge.cli import _main
-    from edge.telemetry.address import brokers_of
     from edge.telemetry.watcher import Watcher
 
-    settings = load_settings().mqtt
-    if args.mqtt:
-        settings = msgspec.structs.replace(settings, url=args.mqtt)
-    if not settings.url:
-        raise SettingsError(
-            "no MQTT broker is named", hint="give one: edge watch --mqtt mqtt://HOST:1883"
-        )
-    with Watcher(brokers_of(settings), args.fleet, args.device) as watcher:
+    with Watcher(named_brokers(args.mqtt, "watch"), args.fleet, args.device) as watcher:
         try:
             if args.json or not sys.stdout.isatty():
                 _print_lines(_limited(watcher, args), is_json=args.json)

@@ -218,6 +218,15 @@ def test_only_the_device_that_is_named_is_told_of(capsys: pytest.CaptureFixture[
     assert "lab/one" not in out
 
 
+def test_certificates_are_those_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "edge.toml").write_text('[mqtt]\nca = "/nowhere/ca.pem"\n')
+    monkeypatch.chdir(tmp_path)
+    assert _main.main(["cost", "--mqtt", "mqtts://127.0.0.1:1", "--seconds", "0.1"]) != 0
+    assert "/nowhere/ca.pem" in capsys.readouterr().err
+
+
 def test_broker_at_which_no_device_told_anything_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
