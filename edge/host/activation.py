@@ -53,8 +53,13 @@ class Rejection(msgspec.Struct, frozen=True):
 _decode = msgspec.json.Decoder(list[Rejection]).decode
 
 
+MOST_REJECTIONS = 500
+
+
 class Rejections:
-    """Remembered on this machine's disk, so that a restart does not try them again."""
+    """Remembered on this machine's disk, so that a restart does not try them again; of very many,
+    the newest.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path or default_state() / "rejections.json"
@@ -87,7 +92,7 @@ class Rejections:
             try:
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 with replacing(self._path) as stream:
-                    stream.write(msgspec.json.encode([*kept, *more]))
+                    stream.write(msgspec.json.encode([*kept, *more][-MOST_REJECTIONS:]))
             except OSError as error:
                 log.warning("a restart will not know of rejections: %s: %s", self._path, error)
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,7 +19,7 @@ import edge
 from edge.core.errors import EngineError, InputError, NotFoundError, UnavailableError
 from edge.core.manifest import Variant
 from edge.host import Probation
-from edge.host.activation import Rejection, Rejections
+from edge.host.activation import MOST_REJECTIONS, Rejection, Rejections
 from edge.host.folders import FolderWatch, bundles_in
 from edge.host.slot import Slot
 
@@ -357,6 +358,17 @@ def test_rejections_that_are_damaged_or_can_not_be_kept_stop_nothing(
     path.mkdir()
     rejections.add(Rejection("d", "m", "1", "it failed"))
     assert "a restart will not know" in caplog.text
+
+
+def test_rejections_of_years_do_not_add_up(tmp_path: Path) -> None:
+    path = tmp_path / "rejections.json"
+    known = [Rejection(f"{number}", "m", "1", "it failed") for number in range(MOST_REJECTIONS)]
+    path.write_bytes(msgspec.json.encode(known))
+    rejections = Rejections(path)
+    rejections.add(Rejection("newest", "m", "1", "it failed"))
+    assert not rejections.reason("0")
+    assert rejections.reason("1")
+    assert rejections.reason("newest")
 
 
 def test_a_version_that_rests_while_it_is_loaded_is_not_said_to_be_idle(
