@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types check bench lock clean
+.PHONY: help setup demo test lint types check bench virtual lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ check: lint types test ## All of the above: what CI runs
 bench: $(READY) ## Run the benchmarks that need no other servers, and rewrite their tables
 	@$(BIN)/python benchmarks/infer_overhead.py
 	@$(BIN)/python benchmarks/conversion.py
+
+virtual: $(READY) ## Boot, update and break a virtual device (root and QEMU; a quarter of an hour)
+	@$(BIN)/python -m pytest --quiet -m slow tests/deploy/virtual
+	@cp build/virtual_device.md benchmarks/results/
 
 lock: ## Lock the newest dependencies, with hashes for every platform (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --upgrade \
