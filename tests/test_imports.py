@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import edge
+import edge.host
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("edge", "converters", "runtimes", "device_profiles")
@@ -99,6 +100,8 @@ def test_runtime_brings_no_watchers_before_it_is_asked_for_them() -> None:
 def test_public_names_are_there() -> None:
     for name in edge.__all__:
         assert getattr(edge, name) is not None
+    for name in edge.host._HOMES:
+        assert getattr(edge.host, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):
         edge.no_such_name  # noqa: B018
 

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from edge.host.choice import Wish as Wish
     from edge.host.goldens import GoldenResult as GoldenResult
     from edge.host.governor import Strain as Strain
+    from edge.host.health.accuracy import TrueBox as TrueBox
+    from edge.host.health.status import ModelHealth as ModelHealth
     from edge.host.loading import load as load
     from edge.host.loading import load_bundle as load_bundle
+    from edge.host.metering import CostReport as CostReport
+    from edge.host.metering import ModelCost as ModelCost
     from edge.host.model import Model as Model
     from edge.host.restraint import LEVELS as LEVELS
     from edge.host.restraint import Limits as Limits
@@ -36,8 +40,12 @@ _HOMES = {
     "Wish": "edge.host.choice",
     "GoldenResult": "edge.host.goldens",
     "Strain": "edge.host.governor",
+    "TrueBox": "edge.host.health.accuracy",
+    "ModelHealth": "edge.host.health.status",
     "load": "edge.host.loading",
     "load_bundle": "edge.host.loading",
+    "CostReport": "edge.host.metering",
+    "ModelCost": "edge.host.metering",
     "Model": "edge.host.model",
     "LEVELS": "edge.host.restraint",
     "Limits": "edge.host.restraint",
