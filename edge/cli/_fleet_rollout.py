@@ -235,7 +235,7 @@ def _show_plan(args: argparse.Namespace, rollout: Rollout) -> None:
     target = rollout.target
     size = _output.size_text(target.size_bytes)
     _output.title(
-        f"{target.name} {target.version} → {len(rollout.steps):,} of fleet {rollout.fleet}",
+        f"{target.name} {target.version} for {len(rollout.steps):,} of fleet {rollout.fleet}",
         f"{target.digest[:7]}, {size}, {'from ' + args.url if args.url else 'over MQTT'}",
     )
     rows = []

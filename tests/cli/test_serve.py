@@ -222,13 +222,14 @@ def test_a_model_is_told_of_again_once_its_engine_is_built(
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Its exit code after SIGTERM, and what it said on stderr."""
+    """Its exit code after SIGTERM, and what it complained of on stderr."""
     process.terminate()
     try:
         _, err = process.communicate(timeout=20)
     finally:
         process.kill()
-    return process.returncode, err
+    complaints = (line for line in err.splitlines() if not line.startswith("INFO "))
+    return process.returncode, "\n".join(complaints)
 
 
 BUILDING_FOREVER = """

@@ -38,7 +38,7 @@ def test_dry_run_prints_the_plan_and_does_nothing(
     with fleet(good(12)) as devices:
         assert main(roll_out(url, bundle, "--dry-run", "--canary", "press-7")) == EXIT_DONE
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("digits 1 → 12 of fleet plant")
+    assert lines[0].startswith("digits 1 for 12 of fleet plant")
     assert lines[3].split()[:3] == ["1", "1", "press-7"]
     assert all(len(line) <= 80 for line in lines)
     assert not devices.runs
