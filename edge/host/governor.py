@@ -145,6 +145,8 @@ class Governor:
                 if not self._is_failing:
                     log.exception("heat and power could not be looked after")
                 self._is_failing = True
+                # What was read last is not told as if it were read now.
+                self.strain = msgspec.structs.replace(self.strain, reading=Reading())
             # Never in step with what runs: read once a second sharp, a load that comes once a
             # second is seen always or never, and its energy off by two thirds (benchmarks/cost.py).
             if self._closing.wait(self._settings.interval_s * random.uniform(*_PACE)):

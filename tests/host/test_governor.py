@@ -320,10 +320,12 @@ def test_look_that_fails_is_logged_once_and_the_next_ones_work(
     eventually(lambda: next(looks) > 3, "some looks")
     failing[0] = False
     eventually(lambda: bool(governor.strain.reading.temperature_celsius), "a reading")
+    failing[0] = True
+    eventually(lambda: governor.strain.reading == Reading(), "it to be old")
     governor.close()
     assert [record.message for record in caplog.records] == [
         "heat and power could not be looked after"
-    ]
+    ] * 2
 
 
 def test_sensor_that_hangs_does_not_keep_the_runtime_from_closing(
