@@ -66,6 +66,12 @@ def _command(metrics: Metrics) -> Iterator[str]:
     yield from _texts(metrics, "reason")
 
 
+def _snapshot(metrics: Metrics) -> Iterator[str]:
+    """Without its picture, and what was made of that: a mask has millions of pixels."""
+    yield " ".join(_texts(metrics, "name", "version"))
+    yield f"{metrics.get('kind')}, {number(metrics.get('size_bytes')) or 0.0:,.0f} bytes"
+
+
 def _gap(metrics: Metrics) -> Iterator[str]:
     gap = table(metrics.get("gap"))
     if gap.get("count") != 0:
@@ -145,6 +151,7 @@ _SUMMARIES: Mapping[str, Callable[[Metrics], Iterator[str]]] = {
     "tele/model": _models,
     "event/command": _command,
     "event/gap": _gap,
+    "snapshot": _snapshot,
 }
 """By the path of the topic, or its first part."""
 

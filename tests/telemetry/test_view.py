@@ -195,6 +195,11 @@ def test_sparkline_is_scaled_to_the_largest(values: list[float], bars: str) -> N
             {"models": [{"name": "m", "drift": "off", "latency": "slow", "drift_index": {}}]},
             "m latency: slow",
         ),
+        (
+            "snapshot/a",
+            {"name": "m", "version": "2", "kind": "png", "size_bytes": 1234, "data_base64": "iVBO"},
+            "m 2 · png, 1,234 bytes",
+        ),
         ("event/own", {"x": 3}, '{"x":3}'),
     ],
 )
