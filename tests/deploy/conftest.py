@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import subprocess
 import sys
+import sysconfig
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,13 +84,23 @@ def checkout_wheels(folder: Path) -> Callable[..., Wheelhouse]:
     own = folder / "edge_runtime-0.1.0-py3-none-any.whl"
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     _write_wheel(own, {"edge_checkout.pth": f"{ROOT}\n{packages}\n"})
+    pip = next(_pip_wheels(folder), None)
+    if pip is None:
+        pytest.skip("needs a wheel of pip: Python's own, the system's, or one from the network")
+    return lambda extras, target: Wheelhouse(target, (own, pip), 1_000_000)
+
+
+def _pip_wheels(folder: Path) -> Iterator[Path]:
+    """Debian has taken Python's own away from Python."""
     import ensurepip
 
-    bundled = Path(ensurepip.__file__).parent / "_bundled"
-    pip = next(iter(bundled.glob("pip-*.whl")), None)
-    if pip is None:
-        pytest.skip("needs the pip that comes with Python")
-    return lambda extras, target: Wheelhouse(target, (own, pip), 1_000_000)
+    system = sysconfig.get_config_var("WHEEL_PKG_DIR")
+    known = [Path(ensurepip.__file__).parent / "_bundled", *([Path(system)] if system else [])]
+    for place in known:
+        yield from place.glob("pip-*.whl")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "pip"]
+    subprocess.run([*command, "--dest", str(folder)], capture_output=True, check=False)
+    yield from folder.glob("pip-*.whl")
 
 
 def _write_wheel(path: Path, files: dict[str, str]) -> None:
