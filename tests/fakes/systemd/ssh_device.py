@@ -56,6 +56,8 @@ def needs() -> str:
     """What is missing to make a device; empty if nothing is."""
     if os.geteuid() != 0:
         return "needs root, for namespaces"
+    if Path("/root") in FAKES.parents:
+        return "needs a checkout that the service's user may read, not one in /root"
     missing = [name for name in ("ssh", "ssh-keygen", "unshare") if shutil.which(name) is None]
     if not os.path.exists("/usr/sbin/sshd"):
         missing.append("sshd")
