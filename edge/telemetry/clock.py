@@ -1,13 +1,19 @@
-"""Whether the system clock can be believed: boards without a battery come up in 1970."""
+"""The system clock, and whether it can be believed: boards without a battery come up in 1970."""
 
 from __future__ import annotations
 
 import ctypes
+import time
 from functools import cache
 from typing import Any
 
 _TIMEX_BYTES = 256  # struct timex has 208 bytes on 64-bit Linux, fewer elsewhere
 _TIME_ERROR = 5  # what adjtimex(2) returns while nothing disciplines the clock
+
+
+def now_ms() -> int:
+    """Unix time."""
+    return time.time_ns() // 1_000_000
 
 
 def is_synchronized() -> bool:

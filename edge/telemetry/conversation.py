@@ -32,6 +32,7 @@ class Conversation:
         self._has_been_heard = False
         self._has_been_rejected = False
         self._has_said_goodbye = False
+        self._told: set[str] = set()
 
     def begin(self, will_seq: int) -> None:
         """The broker has accepted us."""
@@ -111,7 +112,9 @@ class Conversation:
             log.warning("the broker refused a message to %s: %s", message.topic, reason)
 
     def _give_up(self, message: Message, reason: str, why: str) -> None:
-        log.warning("a message to %s is given up: %s", message.topic, why)
+        level = logging.DEBUG if message.topic in self._told else logging.WARNING
+        self._told.add(message.topic)  # else it would be a line for each interval
+        log.log(level, "a message to %s is given up: %s", message.topic, why)
         if not message.number:
             self._retained.refuse(message.topic)
         elif message.topic == self._topics.gap:  # to tell of it would be another

@@ -67,7 +67,7 @@ class Sealer:
             seq=seq,
             boot=self.boot,
             mono_ns=time.monotonic_ns(),
-            ts_ms=time.time_ns() // 1_000_000,
+            ts_ms=clock.now_ms(),
             synced=clock.is_synchronized(),
             hist=False,
             m=m,

@@ -24,6 +24,9 @@ State = Literal["connecting", "connected", "refused", "ended"]
 Version = Literal["3.1.1", "5"]
 
 
+_LOGIN = ("Not authorized", "Bad user name or password")
+
+
 class Will(msgspec.Struct, frozen=True):
     """What the broker says when the connection ends without a goodbye."""
 
@@ -235,6 +238,8 @@ class Link:
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, code: Any, props: Any) -> None:
         if code.is_failure:
             self.state, self.reason = "refused", str(code)
+            if self.reason in _LOGIN:
+                self.reason += " (is user:password@ in its URL right?)"
         else:
             self.state = "connected"
             self.connected_at_s = time.monotonic()

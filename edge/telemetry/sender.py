@@ -316,7 +316,8 @@ class Sender:
             return
         if state != "connected":
             who = ", ".join(map(str, self._rotation.brokers))
-            log.warning("no telemetry: broker %s is %s: %s", who, state, reason)
+            does = "refuses us" if state == "refused" else f"is {state}"
+            log.warning("no telemetry: broker %s %s: %s", who, does, reason)
         elif self._rotation.place:
             why = self._rotation.why(self._rotation.place)
             log.warning("telemetry goes to %s, as another is not there: %s", broker, why)

@@ -85,6 +85,8 @@ class Watcher:
             self._rotation.ended(link.reason, 0.0)
         self.close()
         at = f" at {self.address}" if len(self._rotation.brokers) == 1 else ""
+        if link.state == "refused":
+            raise UnavailableError(f"the MQTT broker{at} refuses us: {self._rotation.why()}")
         raise UnavailableError(
             f"no MQTT broker{at}: {self._rotation.why()}",
             hint="start one, or name another with --mqtt or EDGE_MQTT_URL",

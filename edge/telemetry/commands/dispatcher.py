@@ -129,8 +129,7 @@ class Dispatcher:
             log.exception("a command could not be handled")
 
     def _rest(self) -> None:
-        now_ms = _now_ms()
-        for key in self._journal.prune(now_ms, is_synchronized=clock.is_synchronized()):
+        for key in self._journal.prune(clock.now_ms(), is_synchronized=clock.is_synchronized()):
             self._answers.drop(self._topic(key))
 
     # What comes in
@@ -202,7 +201,7 @@ class Dispatcher:
         if self._lanes.remove(task):
             del self._tasks[key]
             end = {"status": "failed", "reason": "withdrawn before it began", "kind": "withdrawn"}
-            self._events.ended(key, task.fields, {**end, "ts_ms": _now_ms()})
+            self._events.ended(key, task.fields, {**end, "ts_ms": clock.now_ms()})
 
     def _orphan(self, key: Key) -> None:
         """The broker says that we are at work on something."""
@@ -214,7 +213,7 @@ class Dispatcher:
             )
 
     def _refuse(self, topic: str, key: Key, fields: dict[str, Any], error: RefusedError) -> None:
-        end = {**orders.failure(error), "ts_ms": _now_ms()}
+        end = {**orders.failure(error), "ts_ms": clock.now_ms()}
         log.info("command %s/%s is refused: %s", *(orders.shown(part) for part in key), error)
         self._answers.tell(topic, {**fields, **end})
         self._events.refused(key, end)
@@ -228,7 +227,7 @@ class Dispatcher:
         try:
             if not task.is_resumed:
                 self._judge.check_expiry(task.order, is_live=task.is_live)
-                self._journal.begin(*task.key, task.fields, _now_ms())
+                self._journal.begin(*task.key, task.fields, clock.now_ms())
         except (RefusedError, OSError) as error:
             self._post(partial(self._give_up, task, error))
             return
@@ -250,13 +249,13 @@ class Dispatcher:
             self._post(partial(self._end, task, outcome))
 
     def _end(self, task: Task, outcome: Outcome) -> None:
-        end = encoded(outcome, self._rights.max_payload_bytes)
-        entry = self._journal.end(
-            task.key, {**end, "ts_ms": _now_ms()}, is_told=not task.is_watched
-        )
-        self._tell_end(entry)
+        self._finish(task.key, outcome, is_told=not task.is_watched)
         self._forget(task)
         self._rest()
+
+    def _finish(self, key: Key, outcome: Outcome, *, is_told: bool) -> None:
+        end = encoded(outcome, self._rights.max_payload_bytes)
+        self._tell_end(self._journal.end(key, {**end, "ts_ms": clock.now_ms()}, is_told=is_told))
 
     def _forget(self, task: Task) -> None:
         del self._tasks[task.key]
@@ -305,9 +304,4 @@ class Dispatcher:
         except Exception as error:
             log.warning("command %s/%s can not be gone on with: %s", *entry.key, error)
             outcome = _INTERRUPTED
-        end = encoded(outcome, self._rights.max_payload_bytes)
-        self._tell_end(self._journal.end(entry.key, {**end, "ts_ms": _now_ms()}, is_told=False))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+        self._finish(entry.key, outcome, is_told=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from edge.telemetry import clock
@@ -69,8 +68,9 @@ class Judge:
 
     @staticmethod
     def check_expiry(order: Order, *, is_live: bool) -> None:
-        is_synchronized = clock.is_synchronized()
-        now_ms = time.time_ns() // 1_000_000
         orders.check_expiry(
-            order.expires_ms, now_ms, is_synchronized=is_synchronized, is_live=is_live
+            order.expires_ms,
+            clock.now_ms(),
+            is_synchronized=clock.is_synchronized(),
+            is_live=is_live,
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
+from edge.telemetry import clock
 from edge.telemetry.commands.verb import Surroundings
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Reported:
         if report == self._told:
             return
         self._told = report
-        payload = msgspec.json.encode({**report, "ts_ms": time.time_ns() // 1_000_000})
+        payload = msgspec.json.encode({**report, "ts_ms": clock.now_ms()})
         self._around.sender.retain(self._around.topics.of("reported"), payload)
         self._tell_event(report)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
 from edge.core.errors import EdgeError
+from edge.telemetry import clock
 from edge.telemetry.commands.journal import Journal
 from edge.telemetry.commands.order import Key, Order, RefusedError, failure
 from edge.telemetry.commands.verb import (
@@ -80,8 +80,7 @@ class Task:
 
     @property
     def answer(self) -> dict[str, Any]:
-        ts_ms = time.time_ns() // 1_000_000
-        return {**self.fields, **self._told, "status": "executing", "ts_ms": ts_ms}
+        return {**self.fields, **self._told, "status": "executing", "ts_ms": clock.now_ms()}
 
     def start(self) -> None:
         self._starter.begin(self)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from edge.core.errors import InputError
+from edge.telemetry import clock
 from edge.telemetry.address import BrokerAddress
 from edge.telemetry.backoff import Backoff
 from edge.telemetry.figures import Figure
@@ -157,7 +158,7 @@ class EdgeNode:
                 if said is False and (session.is_born or len(self._brokers) > 1):
                     return "the primary host is offline"
             elif session.is_born and self._asks_for_rebirth(received):
-                self._send(link, session.birth(self._newest(), _now_ms()))
+                self._send(link, session.birth(self._newest(), clock.now_ms()))
         return ""
 
     def _asks_for_rebirth(self, received: Received) -> bool:
@@ -173,10 +174,10 @@ class EdgeNode:
 
     def _speak(self, link: Link, session: Session) -> None:
         if not session.is_born:
-            self._send(link, session.birth(self._newest(), _now_ms()))
+            self._send(link, session.birth(self._newest(), clock.now_ms()))
             self._note(f"a Sparkplug session with {link.address}", is_good=True)
         elif self._has_news:
-            self._send(link, session.data(self._newest(), _now_ms()))
+            self._send(link, session.data(self._newest(), clock.now_ms()))
 
     def _leave(self, link: Link, session: Session, reason: str) -> None:
         """A death of our own before DISCONNECT, as the broker then drops the will."""
@@ -208,7 +209,3 @@ class EdgeNode:
         if state != self._state:
             self._state = state
             log.log(logging.INFO if is_good else logging.WARNING, "%s", state)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
