@@ -98,7 +98,7 @@ _FAILURES = (
         "check the name, or give an address",
     ),
     (
-        r"Connection refused|timed out|No route to host|Network is unreachable|"
+        r"connect to host|Connection refused|timed out|No route to host|Network is unreachable|"
         r"(?m:^(kex_exchange_identification: .*)?Connection (closed|reset) by)",
         "{host} can not be reached",
         "is it on, and in this network? Try: ssh {host}",
