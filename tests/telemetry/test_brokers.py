@@ -96,6 +96,7 @@ def test_all_reasons_are_told_when_no_broker_is_there(
     eventually(lambda: sender.state == "refused", "the end of a round")
     assert sender.reason == (
         f"{gone.url}: Connection refused; mqtt://127.0.0.1:{refusing.port}: Not authorized"
+        " (is user:password@ in its URL right?)"
     )
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from edge.core.errors import UnavailableError
 from edge.telemetry.address import BrokerAddress, TlsFiles, parse_address
 from edge.telemetry.link import Link
 from edge.telemetry.sender import Sender
 from edge.telemetry.topics import Topics
+from edge.telemetry.watcher import Watcher
 
 TOPICS = Topics("lab", "one")
 LIMIT = 4000
@@ -40,9 +42,28 @@ def test_wrong_login_is_told_and_the_right_one_is_accepted(
     for login in ("", "ann:wrong@", "bob:p%40ss@"):
         sender = make_sender(f"mqtt://{login}127.0.0.1:{port}", version=version)
         eventually(lambda sender=sender: sender.state == "refused", "the refusal")
-        assert sender.reason == "Not authorized"
+        assert sender.reason == "Not authorized (is user:password@ in its URL right?)"
     sender = make_sender(f"mqtt://ann:p%40ss@127.0.0.1:{port}", version=version)
     eventually(lambda: sender.state == "connected", "the connection")
+
+
+def test_who_watches_is_told_of_a_refusal_as_such(serve: Any) -> None:
+    refusing = serve(lambda data: b"\x20\x02\0\x05")
+    watcher = Watcher(f"mqtt://127.0.0.1:{refusing.port}", "+", "+")
+    with pytest.raises(UnavailableError, match="refuses us: Not authorized") as caught:
+        watcher.open()
+    assert not caught.value.hint
+
+
+def test_messages_that_are_too_large_are_one_line_of_the_log_for_each_topic(
+    mosquitto: Any, make_sender: Any, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    sender = make_sender(mosquitto(f"max_packet_size {LIMIT}").port, version="5")
+    for _ in range(5):
+        sender.send(_topic(1), {"text": "x" * LIMIT})
+    eventually(lambda: sender.backlog.status().dropped_count == 5, "them to be given up")
+    said = [r for r in caplog.records if "given up" in r.message and r.levelname == "WARNING"]
+    assert len(said) == 1
 
 
 def _send_one_that_is_too_large(sender: Sender) -> None:

@@ -173,7 +173,7 @@ def test_refusal_is_told_with_its_reason(
     server = serve(lambda data: bytes((0x20, 2, 0, code)))
     sender = make_sender(server.port)
     eventually(lambda: sender.state == "refused", "the refusal")
-    assert sender.reason in ("Client identifier not valid", "Not authorized")
+    assert sender.reason.startswith(("Client identifier not valid", "Not authorized"))
     eventually(lambda: len(server.connections) >= 3, "it to try again")
 
 
