@@ -271,15 +271,37 @@ def main() -> None:
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     result = {"machine": machine, "model_bytes": MODEL_BYTES, "switch": switching, "hosts": hosts}
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    for how, one in switching.items():
-        wait = one["longest_wait_ms"]
-        print(
-            f"{how:<8} longest wait of a client {wait['median']:.0f} ms (max {wait['max']:.0f}), "
-            f"{one['failures']} of {one['answers']} failed"
-        )
-    print(
-        f"{HOSTS} hosts {hosts['all_s']:.1f} s, one {hosts['one_s']:.1f} s: {hosts['ratio']:.1f}x; "
-        f"this side's CPU {hosts['workstation_cpu_s']:.1f} s"
+    RESULTS.with_suffix(".md").write_text(markdown(result))
+    print(markdown(result))
+
+
+def markdown(result: dict[str, Any]) -> str:
+    rows = [
+        f"| {how} | {wait['median']:.0f} ms | {wait['max']:.0f} ms "
+        f"| {one['failures']} of {one['answers']:,} |"
+        for how, one in result["switch"].items()
+        for wait in [one["longest_wait_ms"]]
+    ]
+    hosts = result["hosts"]
+    return "\n".join(
+        [
+            "# What a deployment costs",
+            "",
+            f"On {result['machine']}; made by `python benchmarks/deploy.py`. Devices are namespaces",
+            "of this machine with an sshd each, and share its cores and its disk.",
+            "",
+            f"A client asks all the time while a model of {result['model_bytes'] / 1e6:.0f} MB is",
+            f"replaced, {ROUNDS} times each. To reach: a pause of at most 1 s.",
+            "",
+            "| switch | longest wait, median | longest wait | failed |",
+            "|---|---:|---:|---:|",
+            *rows,
+            "",
+            f"{HOSTS} hosts at once: {hosts['all_s']:.1f} s, one alone {hosts['one_s']:.1f} s, so "
+            f"{hosts['ratio']:.1f} times as long,",
+            f"of which this side used {hosts['workstation_cpu_s']:.1f} s of a core. To reach: twice.",
+            "",
+        ]
     )
 
 
