@@ -287,8 +287,8 @@ def markdown(result: dict[str, Any]) -> str:
         [
             "# What a deployment costs",
             "",
-            f"On {result['machine']}; made by `python benchmarks/deploy.py`. Devices are namespaces",
-            "of this machine with an sshd each, and share its cores and its disk.",
+            f"On {result['machine']}; made by `python benchmarks/deploy.py`. Devices are",
+            "namespaces of this machine with an sshd each, and share its cores and its disk.",
             "",
             f"A client asks all the time while a model of {result['model_bytes'] / 1e6:.0f} MB is",
             f"replaced, {ROUNDS} times each. To reach: a pause of at most 1 s.",
@@ -299,7 +299,8 @@ def markdown(result: dict[str, Any]) -> str:
             "",
             f"{HOSTS} hosts at once: {hosts['all_s']:.1f} s, one alone {hosts['one_s']:.1f} s, so "
             f"{hosts['ratio']:.1f} times as long,",
-            f"of which this side used {hosts['workstation_cpu_s']:.1f} s of a core. To reach: twice.",
+            f"of which this side used {hosts['workstation_cpu_s']:.1f} s of a core. "
+            "To reach: twice.",
             "",
         ]
     )
