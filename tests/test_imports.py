@@ -87,10 +87,17 @@ def test_import_edge_loads_the_standard_library_alone() -> None:
     assert loaded - set(bare.stdout.split()) - set(sys.stdlib_module_names) == {"edge"}
 
 
-def test_runtime_brings_no_watchers_before_it_is_asked_for_them() -> None:
-    """What a device without ``[health]``, ``[power]`` and ``[cost]`` would pay for in vain."""
-    watchers = ("edge.host.health", "edge.host.metering", "edge.sensors")
-    code = f"import sys, edge; edge.Runtime; print(*{{*sys.modules}} & {{*{watchers!r}}})"
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        # What a device without [health], [power] and [cost] would pay for in vain.
+        ("edge.Runtime", ("edge.host.health", "edge.host.metering", "edge.sensors")),
+        # Each command finds them all, and `edge --version` is one.
+        ("edge.cli._main._parser([])", ("edge.telemetry.publisher", "edge.host.runtime", "rich")),
+    ],
+)
+def test_what_is_not_asked_for_is_not_imported(code: str, unwanted: tuple[str, ...]) -> None:
+    code = f"import sys, edge, edge.cli._main; {code}; print(*{{*sys.modules}} & {{*{unwanted!r}}})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
