@@ -26,8 +26,14 @@ class Answers:
 
     def tell(self, topic: str, answer: dict[str, Any]) -> None:
         """Replace what stands there, also if it is thought to be the same."""
+        self._put(topic, msgspec.json.encode(answer))
+
+    def clear(self, topic: str) -> None:
+        """Leave nothing there."""
+        self._put(topic, b"")
+
+    def _put(self, topic: str, payload: bytes) -> None:
         self.drop(topic)
-        payload = msgspec.json.encode(answer)
         self._waiting[topic] = payload
         self._sender.retain(topic, payload)
         if len(self._waiting) > _MOST:

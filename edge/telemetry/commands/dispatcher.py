@@ -6,8 +6,9 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 _MOST_MESSAGES = 256  # that wait to be looked at
 _LONGEST = 4  # times what a command may have: an answer of ours, and its result, comes back whole
 _LOOK_S = 0.5  # how often progress is told
+_MOST_CLEARED = 64
 _REST_S = 60.0  # how often what is too old is forgotten
 
 _INTERRUPTED = RefusedError("interrupted by a restart", kind="interrupted")
@@ -54,6 +56,7 @@ class Dispatcher:
         self._events = Events(around.sender, around.topics)
         self._lanes = Lanes(self._rights.queue)
         self._tasks: dict[Key, Task] = {}
+        self._cleared: deque[Key] = deque(maxlen=_MOST_CLEARED)
         self._root = f"{around.topics.of('cmd')}/"
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._room = threading.BoundedSemaphore(_MOST_MESSAGES)
@@ -156,8 +159,12 @@ class Dispatcher:
             order = self._judge.read(received.payload)
             fields = order.fields
             if order.status == "init":
+                with suppress(ValueError):
+                    self._cleared.remove(key)
                 if not self._restate(key):
                     self._accept(key, order, is_live=not received.is_retained)
+            elif key in self._cleared:  # it crossed the operator's message, and would stay
+                self._answers.clear(received.topic)
             elif received.is_retained and order.status == "executing":
                 self._orphan(key)
         except RefusedError as error:
@@ -193,6 +200,8 @@ class Dispatcher:
         """The operator has cleared the topic: whatever comes is not told there."""
         self._answers.drop(self._topic(key))
         self._journal.told(key)
+        if key not in self._cleared:
+            self._cleared.append(key)
         task = self._tasks.get(key)
         if task is None:
             return

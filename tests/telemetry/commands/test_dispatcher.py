@@ -165,6 +165,23 @@ def test_end_of_a_command_that_was_cleared_is_not_told_on_its_topic(
     late.close()
 
 
+def test_answer_that_crossed_the_clearing_does_not_stay(
+    start: Any, operator: Any, gated: Any
+) -> None:
+    """The device tells how far it is while the operator's clearing is on its way to it."""
+    start(load=True)
+    operator.order("load/a", model="m")
+    operator.answer("load/a", "executing")
+    operator.send("cmd/load/a", b"")
+    assert operator.event(id="a")["kind"] == "withdrawn"
+    operator.until(lambda r: r.topic.endswith("load/a") and not r.payload, "the clearing")
+    operator.send("cmd/load/a", b'{"status":"executing","model":"m"}')
+    operator.until(lambda r: r.topic.endswith("load/a") and not r.payload, "it to be cleared too")
+    gated.gate.set()
+    operator.order("load/a", model="m")  # and the operator may use the id as ever
+    assert operator.answer("load/a")["kind"] == "withdrawn"
+
+
 def test_device_without_rights_listens_to_nothing(
     start: Any, operator: Any, eventually: Any
 ) -> None:

@@ -113,7 +113,7 @@ def test_any_messages_leave_a_dispatcher_that_works(
     dispatcher.close(5.0)
     assert done.is_set()
     assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
-    for payload in broker.retained.values():
+    for payload in filter(None, broker.retained.values()):  # none is what was cleared
         answer = msgspec.json.decode(payload)
         assert answer["status"] in ("executing", "successful", "failed")
         assert answer["status"] != "failed" or (answer["reason"] and answer["kind"])
