@@ -102,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from edge.cli import _main
     from edge.telemetry.fleet.journal import journal_of
 
     target = _target(args)
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
                 rollout = _carry_out(args, operator, journal, rollout)
             except KeyboardInterrupt:
                 print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-                raise
+                return _main.EXIT_INTERRUPTED
             return _report(args, rollout)
 
 
@@ -195,7 +196,7 @@ def _carry_out(
     tell = _teller(args)
     with contextlib.closing(Supply(args.bundle, args.url)) as supply:
         conductor = Conductor(operator, journal, rollout, rules, supply)
-        with _status(conductor) as tick:
+        with _status(conductor, operator) as tick:
             rollout = conductor.run(tell, tick)
             if rollout.phase == "stopped" and args.roll_back:
                 conductor.rollout = go_back(rollout)
@@ -204,10 +205,18 @@ def _carry_out(
 
 
 @contextlib.contextmanager
-def _status(conductor: Conductor) -> Iterator[Callable[[], None]]:
+def _status(conductor: Conductor, operator: Operator) -> Iterator[Callable[[], None]]:
     """How many devices are how far, in a line that changes on a terminal."""
+    from rich.markup import escape
+
     with _output.err().status("") as status:
-        yield lambda: status.update(_counts(conductor.rollout))
+
+        def tick() -> None:
+            error = operator.watcher.error
+            why = f"  ✗ {escape(error)}" if error else ""
+            status.update(f"{_counts(conductor.rollout)}{why}")
+
+        yield tick
 
 
 def _counts(rollout: Rollout) -> str:
