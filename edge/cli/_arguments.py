@@ -31,6 +31,21 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, help="fix the batch dimension of all inputs")
 
 
+def add_hosts(parser: argparse.ArgumentParser, *, timeout_s: int, until: str) -> None:
+    """How many devices are reached over SSH, and how."""
+    parser.add_argument(
+        "--timeout",
+        type=positive,
+        default=timeout_s,
+        metavar="SECONDS",
+        help=f"{until} (default {timeout_s})",
+    )
+    parser.add_argument(
+        "--parallel", type=positive, default=20, metavar="N", help="hosts at a time (default 20)"
+    )
+    parser.add_argument("--ssh-config", type=Path, metavar="FILE", help="instead of ~/.ssh/config")
+
+
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, _, dims = text.rpartition("=")
     try:

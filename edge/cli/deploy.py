@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.cli import _main, _output
-from edge.cli._arguments import positive
+from edge.cli._arguments import add_hosts
 from edge.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,17 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="more wheels to choose from")
     parser.add_argument("--fresh-wheels", action="store_true", help="look for newer packages")
-    parser.add_argument(
-        "--timeout",
-        type=positive,
-        default=120,
-        metavar="SECONDS",
-        help="how long it may take to be healthy; building engines does not count (default 120)",
-    )
-    parser.add_argument(
-        "--parallel", type=positive, default=20, metavar="N", help="hosts at a time (default 20)"
-    )
-    parser.add_argument("--ssh-config", type=Path, metavar="FILE", help="instead of ~/.ssh/config")
+    until = "how long it may take to be healthy; building engines does not count"
+    add_hosts(parser, timeout_s=120, until=until)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

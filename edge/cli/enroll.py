@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.cli import _main, _output
-from edge.cli._arguments import positive
+from edge.cli._arguments import add_hosts, positive
 from edge.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,17 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encrypt", action="store_true", help="with --make-ca: ask for a passphrase for its key"
     )
     parser.add_argument("--dry-run", action="store_true", help="look, and change nothing")
-    parser.add_argument(
-        "--timeout",
-        type=positive,
-        default=60,
-        metavar="SECONDS",
-        help="how long the broker may take to accept it (default 60)",
-    )
-    parser.add_argument(
-        "--parallel", type=positive, default=20, metavar="N", help="hosts at a time (default 20)"
-    )
-    parser.add_argument("--ssh-config", type=Path, metavar="FILE", help="instead of ~/.ssh/config")
+    add_hosts(parser, timeout_s=60, until="how long the broker may take to accept it")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -38,10 +38,6 @@ class Ledger:
         self._folder = folder
         self._entries = {entry.path: entry for entry in self._read()}
 
-    @property
-    def is_empty(self) -> bool:
-        return not self._entries
-
     def lay(self, placed: Iterable[Placed]) -> None:
         """Put files in place; what an earlier call put there and this one does not is taken back.
 

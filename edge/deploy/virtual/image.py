@@ -13,8 +13,6 @@ from pathlib import Path
 from edge.core.errors import InputError, UnavailableError
 from edge.deploy.overlay import Placed, lay
 
-DEFAULT_SIZE_BYTES = 4 << 30
-
 _FSTAB = b"/dev/vda / ext4 errors=remount-ro 0 1\n"
 _NETWORK = b"[Match]\nName=en* eth*\n\n[Network]\nDHCP=yes\n"
 _WANTS = "/etc/systemd/system/multi-user.target.wants"
