@@ -96,7 +96,13 @@ def _no_end(
 ) -> Mapping[str, Any]:
     status = operator.answers(args.fleet, device).get(id_, {}).get("status", "init")
     heard = "no answer" if status == "init" else f"still {status}"
-    hint = "are commands switched on there ([commands] in edge.toml)?" if status == "init" else ""
+    board = operator.board.devices.get((args.fleet, device))
+    is_offline = board is not None and board.status.get("state") == "offline"
+    hint = "are commands switched on there ([commands] in edge.toml)?"
+    if is_offline or status != "init":
+        hint = ""
+    if is_offline:
+        heard = f"offline, {heard}"
     return {"status": "no end", "reason": f"{heard} after {args.timeout:g} s", "hint": hint}
 
 

@@ -40,7 +40,7 @@ def _of_models(device: DeviceBoard) -> Iterator[Finding]:
         for version, other in sorted(_others(state).items()):
             if other == "failed":
                 yield Finding(
-                    "rejected", printable(f"{version} failed"), "warning", printable(name)
+                    "rejected", printable(f"version {version} failed"), "warning", printable(name)
                 )
     for (name, version), row in sorted(device.models.items()):
         subject = printable(name)

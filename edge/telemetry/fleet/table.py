@@ -68,7 +68,7 @@ def _table(devices: Iterable[DeviceSummary], versions: list[VersionCount]) -> Ta
     fleets = {device.fleet for device in devices}
     twins = {(one.name, one.version) for one in versions if one.has_twin}
     currencies = {money.currency for device in devices for money in _costs(device)}
-    grid = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    grid = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", expand=True)
     grid.add_column("  device", no_wrap=True, overflow="ellipsis", max_width=22)
     grid.add_column("edge", no_wrap=True, overflow="ellipsis", max_width=8)
     grid.add_column("models", no_wrap=True, overflow="ellipsis", max_width=24)
@@ -76,7 +76,7 @@ def _table(devices: Iterable[DeviceSummary], versions: list[VersionCount]) -> Ta
     if currencies:
         unit = currencies.pop() if len(currencies) == 1 else "cost"
         grid.add_column(f"{unit}/M", justify="right", no_wrap=True)
-    grid.add_column("health", no_wrap=True, overflow="ellipsis")
+    grid.add_column("health", no_wrap=True, overflow="ellipsis", ratio=1, min_width=16)
     has_cost = len(grid.columns) == 6
     for device in devices:
         cells: list[RenderableType] = [

@@ -123,6 +123,17 @@ def test_desired_versions_are_followed_until_devices_are_there(
         assert main([*desired, "--clear"]) == EXIT_DONE
 
 
+def test_device_that_is_offline_is_said_to_be_so(
+    url: str, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["send", "load", "model=digits", "--device", "gone", "--timeout", "0.5", *BRIEFLY]
+    with fleet({"gone": "away"}):
+        assert main(["fleet", *command, "--mqtt", url, "--fleet", "plant"]) == EXIT_UNAVAILABLE
+    told = capsys.readouterr()
+    assert told.out == "✗ gone  offline, no answer after 0.5 s\n"
+    assert "switched on" not in told.err
+
+
 def test_desired_is_left_for_a_device_that_does_not_answer(
     url: str, fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:

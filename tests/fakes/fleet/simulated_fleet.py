@@ -29,7 +29,8 @@ class SimulatedFleet:
 
     Args:
         fates: By name: ``good``, or what becomes of a command there: ``refuses``, ``unfit``,
-            ``nonsense``, ``deaf``; or of the bundle in service: ``errors``, ``reverts``, ``slow``.
+            ``nonsense``, ``deaf``; or of the bundle in service: ``errors``, ``reverts``, ``slow``;
+            ``away`` is deaf, and offline.
         digests: The digest of the bundle by the SHA-256 of its file; of the one from before.
     """
 
@@ -61,7 +62,8 @@ class SimulatedFleet:
         assert self._link.state == "connected", self._link.reason
         self._link.subscribe("edge/v1/plant/+/cmd/#", "edge/v1/plant/+/desired")
         for device in self.fates:
-            self._tell(device, "status", {"state": "online"}, is_retained=True)
+            state = "offline" if self.fates[device] == "away" else "online"
+            self._tell(device, "status", {"state": state}, is_retained=True)
             self._tell(device, "info", {"edge_version": "9.9"}, is_retained=True)
             self._tell_model(device)
         self._thread.start()
@@ -103,7 +105,7 @@ class SimulatedFleet:
         _, device, path = split(received.topic)
         verb, _, rest = path.removeprefix("cmd/").partition("/")
         id_, _, chunk = rest.partition("/chunk/")
-        if self.fates.get(device, "deaf") == "deaf":
+        if self.fates.get(device, "deaf") in ("deaf", "away"):
             return
         if path == "desired":
             self._converge(device, received.payload)

@@ -105,7 +105,7 @@ def test_model_that_is_gone_is_not_shown() -> None:
         ("model/digits", serving(state="failed"), "failed"),
         ("model/digits", serving(is_fallback=True, placement="CPU"), "falls back to CPU"),
         ("model/digits", serving(building={"percent": 3}), "builds its engine"),
-        ("model/digits", serving(other_versions={"3": "failed"}), "3 failed"),
+        ("model/digits", serving(other_versions={"3": "failed"}), "version 3 failed"),
         ("tele/device", {"power_level": "rate", "power_cause": "thermal"}, "held back: thermal"),
         ("tele/device", {"outbox_dropped_count": 1200}, "outbox lost 1,200"),
         ("tele/model", {"models": [{"name": "m", "failure_per_s": 0.5}]}, "0.5 errors/s"),
@@ -174,6 +174,21 @@ def test_table_fits_80_columns_whatever_the_names() -> None:
         arrival(long, f"model/{long}", name=long, version=long, state="failed", digest=long),
     )
     assert max(map(len, text_of(devices).splitlines())) <= 80
+
+
+def test_long_reason_gives_way_to_the_names_of_device_and_model() -> None:
+    devices = fleet_of(
+        arrival("press-7", "status", state="online"),
+        arrival(
+            "press-7",
+            "model/digits",
+            **serving(other_versions={str(n): "failed" for n in range(20, 40)}),
+        ),
+    )
+    line = text_of(devices).splitlines()[1]
+    assert "press-7" in line
+    assert "digits 2" in line
+    assert "version 20 failed; version" in line
 
 
 JUNK = st.recursive(
