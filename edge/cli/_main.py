@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.DEBUG if args.debug else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
-    if not args.debug:
-        logging.getLogger("edge").setLevel(args.log_level)
+    if args.is_daemon and not args.debug:  # its log says what was done to it
+        logging.getLogger("edge").setLevel(logging.INFO)
     try:
         return int(args.run(args))
     except KeyboardInterrupt:
@@ -73,6 +73,6 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         module = importlib.import_module(f"edge.cli.{name}")
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         command.add_argument("--debug", action="store_true", help="show tracebacks and debug logs")
-        command.set_defaults(run=module.run, log_level=logging.WARNING)
+        command.set_defaults(run=module.run, is_daemon=False)
         module.add_arguments(command)
     return parser

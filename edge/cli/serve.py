@@ -37,7 +37,7 @@ _LOOK_S = 1.0  # how often builds are looked at
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(log_level=logging.INFO)  # a daemon's log says what was done to it
+    parser.set_defaults(is_daemon=True)
     parser.add_argument("models", nargs="*", metavar="BUNDLE|DIR", help="what to serve")
     parser.add_argument("--http", metavar="HOST:PORT", help="where to listen; port 0: a free one")
     parser.add_argument("--mqtt", metavar="URL", help="report to this broker")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib.machinery
 import json
 import re
 import shutil
@@ -156,7 +156,8 @@ def _own_requirement(own: Path, extras: list[str]) -> str:
 
 
 def _download(wanted: list[str], target: Target, more: Path | None, folder: Path) -> None:
-    if importlib.util.find_spec("pip") is None:
+    # Not by importlib.util: setuptools hooks into that, and may warn of distutils.
+    if importlib.machinery.PathFinder.find_spec("pip") is None:
         raise UnavailableError(
             "pip is not installed here, and it is what fetches wheels",
             hint=f"{sys.executable} -m ensurepip, or uv pip install pip",

@@ -147,6 +147,15 @@ class Activation:
             self.rejections.forgive(slot.digest)  # now: one that ends the process stays held back
             self._switch(slot, instead_of)
 
+    def hold_newer(self, slot: Slot) -> None:
+        """A version was chosen: those that are newer do not take its place at the next start."""
+        for other in self._catalog.of(slot.name):
+            is_newer = version_key(other.version) > version_key(slot.version)
+            if is_newer and self.is_wanted(other):
+                why = f"{slot.version} was asked for instead"
+                held = Rejection(other.digest, other.name, other.version, why, is_fault=False)
+                self.rejections.add(held)
+
     def _switch(self, slot: Slot, instead_of: Slot | None) -> None:
         with self._lock:
             if self._closing.is_set():
@@ -188,6 +197,7 @@ class Activation:
                 hint="put the bundle of an earlier version into the served folder",
             )
         former.load()
+        self.rejections.forgive(former.digest)
         with self._lock:
             twin = self._catalog.twin(former) if kept is not None else None
             self._catalog.activate(former, twin)

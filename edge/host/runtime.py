@@ -245,11 +245,15 @@ class Runtime:
     def activate(self, name: str, version: str) -> None:
         """Let a version answer who names none, once it is loaded and has proven right.
 
+        It does so after a restart as well, until a version comes that is newer than all.
+
         Raises:
             NotFoundError: There is no model of that name and version.
             EdgeError: It does not load or answer as it should: nothing has changed.
         """
-        self._activation.activate(self._catalog.find(name, version))
+        slot = self._catalog.find(name, version)
+        self._activation.activate(slot)
+        self._activation.hold_newer(slot)
 
     def install(
         self, bundle: Path, folder: Path, *, activate: bool = True, keep: int = 0

@@ -45,12 +45,6 @@ def state(runtime: edge.Runtime, version: str) -> str:
     return runtime.status_of("product", version).state
 
 
-@pytest.fixture(autouse=True)
-def _state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What one test rejects, another may serve."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
 @pytest.fixture
 def bundles(make_bundle: MakeBundle, tmp_path: Path) -> Callable[..., Path]:
     """Pack a version and put it into a served folder at once, as a deployer does."""
@@ -469,6 +463,45 @@ def test_a_rejected_version_answers_nobody_after_a_restart_until_it_is_asked_for
         assert runtime.status_of("product").reason == "it sees ghosts"
         runtime.activate("product", "2")
         assert runtime.infer("product", {"x": ONES})
+
+
+def test_a_version_that_was_asked_for_serves_after_a_restart_until_a_newer_one_comes(
+    bundles: Callable[..., Path],
+) -> None:
+    folder = bundles("1").parent
+    bundles("2")
+    with edge.Runtime(folder) as runtime:
+        assert active(runtime) == "2"
+        runtime.activate("product", "1")
+    with edge.Runtime(folder, watch_s=LOOK_S) as runtime:
+        assert active(runtime) == "1"
+        runtime.load_all()
+        bundles("3")
+        wait_until(lambda: active(runtime) == "3", "the version that is newer than all")
+        runtime.activate("product", "2")
+    with edge.Runtime(folder) as runtime:
+        assert active(runtime) == "2"
+        runtime.activate("product", "3")
+    with edge.Runtime(folder) as runtime:
+        assert active(runtime) == "3"
+
+
+def test_a_version_that_came_back_for_the_one_asked_for_serves_after_a_restart(
+    bundles: Callable[..., Path], failing: Callable[[str], None]
+) -> None:
+    folder = bundles("1").parent
+    bundles("2")
+    probation = Probation(seconds=60, max_faults=0.0, min_faults=1)
+    with edge.Runtime(folder, probation=probation) as runtime:
+        runtime.load_all()
+        runtime.activate("product", "1")
+        failing("1")
+        with pytest.raises(EngineError):
+            runtime.infer("product", {"x": ONES})
+        runtime._activation.look()
+        assert active(runtime) == "2"
+    with edge.Runtime(folder) as runtime:
+        assert active(runtime) == "2"
 
 
 def test_what_failed_before_a_version_took_over_is_not_held_against_it(

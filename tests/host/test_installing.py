@@ -21,11 +21,6 @@ ONES = {"x": np.ones((1, 3), np.float32)}
 RIGHT, WRONG = np.zeros((1, 4), np.float32), np.ones((1, 4), np.float32)
 
 
-@pytest.fixture(autouse=True)
-def _state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
 @pytest.fixture
 def served(make_bundle: MakeBundle, tmp_path: Path) -> Path:
     """A folder that serves version 1."""
