@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -40,9 +41,11 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _state(monkeypatch: pytest.MonkeyPatch) -> None:
+def _state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What one test rejects, another may serve: equal bundles have equal digests."""
     monkeypatch.setenv("XDG_STATE_HOME", f"{os.environ['XDG_STATE_HOME']}/{next(_states)}")
+    yield
+    logging.getLogger("edge").setLevel(logging.NOTSET)  # as the command line may have set it
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from edge.telemetry.outbox import Bounds
 from edge.telemetry.sender import Delivery, Sender
 from edge.telemetry.topics import Topics
 
+from .conftest import Proxy
+
 QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=0.3, keepalive_s=1)
 TOPICS = Topics("lab", "one")
 COUNT = 300
@@ -111,8 +113,9 @@ def test_only_the_newest_retained_value_is_sent(
 
 
 def test_subscription_holds_over_connections_and_a_handler_may_fail(
-    proxy: Any, make_sender: Any, eventually: Eventually, caplog: pytest.LogCaptureFixture
+    mosquitto: Any, make_sender: Any, eventually: Eventually, caplog: pytest.LogCaptureFixture
 ) -> None:
+    proxy = Proxy(mosquitto().port)
     heard: list[bytes] = []
 
     def hear(received: Received) -> None:
@@ -133,6 +136,7 @@ def test_subscription_holds_over_connections_and_a_handler_may_fail(
         assert sender.state == "connected"
     finally:
         sender.close(1.0)
+        proxy.close()
     assert "could not be handled" in caplog.text
 
 
