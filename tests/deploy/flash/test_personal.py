@@ -133,4 +133,6 @@ def test_keys_are_made_once_and_the_request_names_the_device(device: Path) -> No
         text=True,
     )
     assert "cam-0123456789ab" in told.stdout
-    assert "ssh-keygen -A" in (device / "calls").read_text()
+    calls = (device / "calls").read_text()
+    assert "ssh-keygen -A" in calls
+    assert calls.index("reset-failed ssh") < calls.index("restart ssh")
