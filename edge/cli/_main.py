@@ -62,10 +62,33 @@ def _complain(message: str, hint: str) -> None:
         print(f"hint: {hint}", file=sys.stderr)
 
 
+class _Command(argparse.ArgumentParser):
+    """Takes flags also between one bundle or host and the next, as users type them."""
+
+    _is_inner = False
+
+    def parse_known_args(  # type: ignore[override]  # of its overloads, that which is called
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        has_commands = any(one.nargs == argparse.PARSER for one in self._get_positional_actions())
+        if has_commands or self._is_inner:
+            return super().parse_known_args(args, namespace)
+        self._is_inner = True  # it is what the other calls twice, for flags and for the rest
+        # Up to Python 3.12 it takes its own usage for a template, so that "10%" breaks.
+        own, self.usage = self.usage, self.format_usage()[len("usage: ") :].replace("%", "%%")
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.usage = own
+            self._is_inner = False
+
+
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edge", description="Inference at the edge, measured.")
     parser.add_argument("--version", action="version", version=f"edge {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=_Command
+    )
     names = plugins.stems("edge.cli")
     # Only the command that is typed gets imported: a device starts `edge serve` in well under 1 s.
     typed = [name for name in names if name in arguments[:1]]

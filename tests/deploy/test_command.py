@@ -72,6 +72,25 @@ def test_a_dry_run_lists_the_steps(
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        "m.edge --config edge.toml user@host",
+        "--config edge.toml m.edge user@host",
+        "m.edge user@host --config edge.toml",
+        "--config edge.toml -- m.edge user@host",
+    ],
+)
+def test_flags_stand_anywhere(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", *words.split()]) == 2
+    assert "can not open bundle m.edge" in capsys.readouterr().err
+
+
+def test_a_flag_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", "m.edge", "--bogus", "user@host"]) == 2
+    assert "unrecognized arguments: --bogus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["model.edge"], "no host is named"),
