@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +19,7 @@ from typing import Any
 
 FAKES = Path(__file__).parent
 LONG_S = 60.0
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 SSHD = """
 Port {port}
@@ -56,6 +58,9 @@ def needs() -> str:
     """What is missing to make a device; empty if nothing is."""
     if os.geteuid() != 0:
         return "needs root, for namespaces"
+    ours, theirs = "{}.{}".format(*sys.version_info), _python()
+    if theirs != ours:
+        return f"needs packages for Python {theirs or '3'}, which devices have here, not for {ours}"
     if Path("/root") in FAKES.parents:
         return "needs a checkout that the service's user may read, not one in /root"
     missing = [name for name in ("ssh", "ssh-keygen", "unshare") if shutil.which(name) is None]
@@ -128,7 +133,7 @@ class Device:
         mounts = MOUNTS.format(folder=self.folder, fakes=FAKES, more=self.more_mounts)
         begin = f"systemctl boot; exec /usr/sbin/sshd -D -e -f {self.folder}/sshd_config"
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        environ = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        environ = {"PATH": PATH}
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [*command, "sh", "-c", mounts, "sh", "sh", "-c", begin],
@@ -179,6 +184,14 @@ class Device:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
             return True
         return False
+
+
+def _python() -> str:
+    """The version that a device uses, whose packages are those of this checkout."""
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    path = shutil.which("python3", path=PATH)
+    command = [path or "false", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def _copy_disk(source: Path, target: Path) -> None:
