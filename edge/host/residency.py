@@ -81,6 +81,10 @@ class Room:
                 costs.remember(self._key, measured)
         self._residency.settle(self)
 
+    def occupy(self, seat: Seat) -> None:
+        """From now on ``seat`` can be told to give the room back, at any moment."""
+        self._residency.occupy(self, seat)
+
     def leave(self) -> None:
         """Free the bytes; the session, if there was one, is closed."""
         Gauge.disturb()
@@ -134,21 +138,23 @@ class Residency:
         else:
             least_bytes = cost.peak_bytes
         me = object()
-        deadline_s = monotonic() + WAIT_S
         with self._changed:
-            self._refuse_what_can_not_fit(name, least_bytes, cost)
             self._line.append(me)
             try:
-                need_bytes = min(cost.peak_bytes, self._available_bytes())
-                while self._line[0] is not me or not self._make_room(need_bytes, may_evict):
-                    self._wait(name, need_bytes, deadline_s if may_evict else 0.0)
+                size_bytes = self._await_room(me, name, cost, least_bytes, may_evict)
                 room = Room(self, name, key, cost)
-                room.size_bytes, room.is_pinned = need_bytes, is_pinned
+                room.size_bytes, room.is_pinned = size_bytes, is_pinned
                 self._rooms.append(room)
                 return room
             finally:
                 self._line.remove(me)
                 self._changed.notify_all()
+
+    def occupy(self, room: Room, seat: Seat) -> None:
+        """See ``Room.occupy``; who waits may have waited for somebody to evict."""
+        with self._changed:
+            room.occupant = seat
+            self._changed.notify_all()
 
     def settle(self, room: Room) -> None:
         """Account for what a session takes that is loaded now; see ``Room.settle``."""
@@ -173,6 +179,22 @@ class Residency:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
+
+    def _await_room(
+        self, me: object, name: str, cost: Cost, least_bytes: int, may_evict: bool
+    ) -> int:
+        """The bytes that it can have, now that it is its turn; called with the lock held."""
+        deadline_s = monotonic() + WAIT_S
+        while True:
+            self._refuse_what_can_not_fit(name, least_bytes, cost)
+            need_bytes = min(cost.peak_bytes, self._available_bytes())
+            if self._line[0] is not me:
+                # Those before it give up earlier, unless an engine keeps them from it.
+                self._wait(name, "others have waited for it longer", deadline_s + WAIT_S)
+            elif self._make_room(need_bytes, may_evict):
+                return need_bytes
+            else:
+                self._wait(name, self._arithmetic(need_bytes), deadline_s if may_evict else 0.0)
 
     def _make_room(self, need_bytes: int, may_evict: bool) -> bool:
         """Whether there is room; called with the lock held, which it lets go to evict others."""
@@ -212,18 +234,21 @@ class Residency:
         finally:
             self._changed.acquire()
 
-    def _wait(self, name: str, need_bytes: int, deadline_s: float) -> None:
+    def _wait(self, name: str, why: str, deadline_s: float) -> None:
         if self._closing.is_set():
             raise UnavailableError("the runtime is closed")
         left_s = deadline_s - monotonic()
         if left_s <= 0:
-            held = ", ".join(f"{room.name} {_mib(room.size_bytes)}" for room in self._rooms)
             raise NoRoomError(
-                f"there is no room for {name} now: it takes {_mib(need_bytes)} of "
-                f"{_mib(self._budget_bytes)}, of which others hold {held}",
+                f"there is no room for {name} now: {why}",
                 hint="give the models more memory, or send less at once",
             )
         self._changed.wait(left_s)
+
+    def _arithmetic(self, need_bytes: int) -> str:
+        held = ", ".join(f"{room.name} {_mib(room.size_bytes)}" for room in self._rooms)
+        budget = _mib(self._budget_bytes)
+        return f"it takes {_mib(need_bytes)} of {budget}, of which others hold {held}"
 
     def _refuse_what_can_not_fit(self, name: str, least_bytes: int, cost: Cost) -> None:
         if self._budget_bytes and least_bytes > self._available_bytes():

@@ -246,13 +246,13 @@ class Seat:
             self.plan = planner(opened)
 
     def _let_in(self, sitting: Sitting) -> None:
-        """Called with the lock held: who finds an occupant in a room may evict it at once."""
+        """Called with the lock held: once the room is occupied, somebody may evict us at once."""
         self._sitting = sitting
         if self._capture is not None:
             self._capture.attach(sitting)
         self.loads += 1
         if sitting.opened.room is not None:
-            sitting.opened.room.occupant = self
+            sitting.opened.room.occupy(self)
 
     def _forget(self, capture: Capture) -> None:
         with self._lock:

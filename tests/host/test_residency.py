@@ -21,8 +21,9 @@ from edge.core.manifest import Variant
 from edge.core.process import resident_bytes
 from edge.core.sizes import parse_bytes
 from edge.host import costs
+from edge.host import residency as residency_module
 from edge.host.costs import Cost, Gauge
-from edge.host.residency import NoRoomError, Residency, budget_bytes
+from edge.host.residency import WAIT_S, NoRoomError, Residency, Room, budget_bytes
 from edge.settings import ModelSettings
 
 MakeBundle = Callable[..., Path]
@@ -325,6 +326,94 @@ def test_without_room_and_nobody_who_may_go_it_says_who_holds_what(cost: Cost) -
     residency.admit("big", "k", 0, is_pinned=False)
     with pytest.raises(NoRoomError, match=r"no room for late now: .* others hold big 100.0 MiB"):
         residency.admit("late", "k", 0, is_pinned=False, may_evict=False)
+
+
+class Occupant:
+    """Leaves its room when it is told to, once it may."""
+
+    is_busy = False
+    used_s = 0.0
+
+    def __init__(self) -> None:
+        self.is_told = threading.Event()
+        self.may_leave = threading.Event()
+
+    def evict(self, reason: str, room: Room) -> None:
+        self.is_told.set()
+        assert self.may_leave.wait(60)
+        room.leave()
+
+
+def until(claim: Callable[[], object]) -> None:
+    deadline_s = time.monotonic() + 60
+    while not claim():
+        assert time.monotonic() < deadline_s, "it did not come true"
+        time.sleep(0.001)
+
+
+def test_who_waits_for_room_gets_that_of_a_model_that_was_still_loading(cost: Cost) -> None:
+    residency = Residency(SIZE)
+    loading = residency.admit("loading", "k", 0, is_pinned=False)
+    occupant: Any = Occupant()
+    occupant.may_leave.set()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(residency.admit, "late", "l", 0, is_pinned=False)
+        until(lambda: residency._changed._waiters)  # type: ignore[attr-defined]
+        loading.occupy(occupant)
+        try:
+            assert waiting.result(30).name == "late"
+        finally:
+            residency.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What time it is for those who wait for room."""
+    now = [0.0]
+    monkeypatch.setattr(residency_module, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("may_evict", [True, False])
+def test_who_fits_is_not_refused_for_what_others_wait_for(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float], may_evict: bool
+) -> None:
+    monkeypatch.setattr(costs, "recall", lambda key: Cost(int(key), int(key), is_measured=True))
+    residency = Residency(4)
+    occupant: Any = Occupant()
+    residency.admit("old", "3", 0, is_pinned=False).occupy(occupant)
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(residency.admit, "large", "3", 0, is_pinned=False)
+        assert occupant.is_told.wait(60)
+        small = pool.submit(residency.admit, "small", "1", 0, is_pinned=False, may_evict=may_evict)
+        until(lambda: small.done() or residency._changed._waiters)  # type: ignore[attr-defined]
+        clock[0] += WAIT_S
+        with residency._changed:
+            residency._changed.notify_all()
+        until(lambda: small.done() or residency._changed._waiters)  # type: ignore[attr-defined]
+        occupant.may_leave.set()
+        assert small.result(60).size_bytes == 1
+        assert large.result(60).size_bytes == 3
+    assert residency.use.used_bytes == 4
+
+
+def test_who_waits_behind_one_that_never_ends_is_told_so(cost: Cost, clock: list[float]) -> None:
+    residency = Residency(2 * SIZE)
+    occupant: Any = Occupant()
+    residency.admit("pinned", "k", 0, is_pinned=True)
+    residency.admit("old", "k", 0, is_pinned=False).occupy(occupant)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(residency.admit, "first", "k", 0, is_pinned=False)
+        assert occupant.is_told.wait(60)
+        second = pool.submit(residency.admit, "second", "k", 0, is_pinned=False)
+        until(lambda: residency._changed._waiters)  # type: ignore[attr-defined]
+        clock[0] += 2 * WAIT_S
+        with residency._changed:
+            residency._changed.notify_all()
+        with pytest.raises(NoRoomError, match="second now: others have waited for it longer"):
+            second.result(60)
+        occupant.may_leave.set()
+        assert first.result(60)
 
 
 class Holding(Session):

@@ -198,10 +198,8 @@ def test_a_room_has_no_occupant_before_that_can_be_evicted() -> None:
 
         def leave(self) -> None: ...
 
-        def __setattr__(self, name: str, value: Any) -> None:
-            object.__setattr__(self, name, value)
-            if name == "occupant":
-                self.was_taken += (value.is_taken,)
+        def occupy(self, seat: Seat) -> None:
+            self.was_taken += (seat.is_taken,)
 
     room: Any = Watched()
 
