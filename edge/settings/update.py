@@ -17,7 +17,8 @@ class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``max_bytes`` and leaves ``keep_free_bytes`` of the disk. ``ca`` is a file of authorities for
     ``https://`` (empty: those of the system). An update that gets nothing new for ``patience_s``
     fails; what came is kept for the next one with the same contents. Of a model, ``keep_versions``
-    are left after an update and older ones deleted (0: none is); at least 2, to go back to.
+    are left after an update and older ones deleted (0: none is); at least 2, to go back to. An
+    update to an older version than the device had is refused, but for ``downgrade``.
     """
 
     folder: str = ""
@@ -27,6 +28,7 @@ class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patience_s: Annotated[float, _Positive] = 600.0
     timeout_s: Annotated[float, _Positive] = 30.0
     keep_versions: Annotated[int, _NotNegative] = 0
+    downgrade: bool = False
 
     def __post_init__(self) -> None:
         if self.keep_versions == 1:

@@ -21,6 +21,7 @@ Kind = Literal[
     "not-allowed",
     "not-found",
     "expired",
+    "downgrade",
     "unsupported",
     "unavailable",
     "interrupted",

@@ -16,16 +16,18 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from patience import LONG_S
 
 from edge.bundle import open_bundle, pack, save_tensors, sign
 from edge.bundle.signing import Signer
+from edge.core.cache import default_state
 from edge.host import Runtime
 from edge.settings import Commands, Mqtt, Settings, Trust, Update
 from edge.telemetry import publish
 from edge.telemetry.fleet.transfer import ChunkSource, Pace
 from edge.telemetry.sender import Delivery
 
-QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=2.0)
+QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=LONG_S)
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 SIGNER, STRANGER = Signer(KEY), Signer(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 CHUNK_BYTES = 1024
@@ -63,7 +65,7 @@ def device(broker: Any, runtime: Runtime, tmp_path: Path) -> Iterator[Callable[.
     """Starts the telemetry of a device that takes updates."""
     started: list[Any] = []
 
-    def start(trust: Trust = UNSIGNED, **update: Any) -> Any:
+    def start(trust: Trust = UNSIGNED, runtime: Runtime = runtime, **update: Any) -> Any:
         mqtt = Mqtt(broker.url, fleet="lab", device="one", outbox=str(tmp_path / "outbox"))
         rights = Commands(update=True, activate=True)
         settings = Settings(mqtt=mqtt, commands=rights, trust=trust, update=Update(**update))
@@ -233,13 +235,86 @@ def test_a_version_that_is_there_is_not_fetched_again(
     device: Any, operator: Any, make: Any, runtime: Runtime, models: Path
 ) -> None:
     device()
-    path = shutil.copy(models / "digits" / "1.edge", models.parent / "1.edge")
+    path = shutil.copy(models / "digits" / "2.edge", models.parent / "2.edge")
     operator.order("update/a", **by_url(Path(path), "http://127.0.0.1:1"))
     assert operator.answer("update/a")["status"] == "successful"
-    assert runtime.status_of("digits").version == "1"
+    assert runtime.status_of("digits").version == "2"
     operator.order("update/b", **by_url(make("2", answer=1.0), "http://127.0.0.1:1"))
     answer = operator.answer("update/b")
     assert (answer["kind"], "other contents" in answer["reason"]) == ("invalid", True)
+
+
+def test_an_older_bundle_does_not_come_back_though_it_is_signed(
+    device: Any, operator: Any, make: Any, site: str, models: Path, trust: Trust
+) -> None:
+    """Who listened to the update to 3 sends it again after that to 10, kept on the device or not,
+    and after a restart of a device that has neither of them any more."""
+    first = device(trust)
+    old, new = sign(make("3"), SIGNER), sign(make("10"), SIGNER)
+    for id_, path in (("a", old), ("b", new)):
+        operator.order(f"update/{id_}", **by_url(path, site))
+        assert operator.answer(f"update/{id_}")["status"] == "successful"
+    assert is_refused_as_older(operator, "kept", by_url(old, site), "10")
+    first.close()
+    for path in (models / "digits" / "3.edge", models / "digits" / "10.edge"):
+        path.unlink()
+    with Runtime(models) as restarted:
+        device(trust, runtime=restarted)
+        assert is_refused_as_older(operator, "deleted", by_url(old, site), "10")
+        assert restarted.versions("digits") == ["1", "2"]
+        operator.order("update/again", **by_url(new, site))
+        assert operator.answer("update/again")["status"] == "successful"
+        assert restarted.status_of("digits").version == "10"
+
+
+def is_refused_as_older(operator: Any, id_: str, said: dict[str, Any], newest: str) -> bool:
+    operator.order(f"update/{id_}", **said)
+    answer = operator.answer(f"update/{id_}")
+    assert (answer["status"], answer["kind"]) == ("failed", "downgrade"), answer
+    return f"3 is older than {newest}" in answer["reason"] and "downgrade" in answer["hint"]
+
+
+def test_an_older_bundle_than_one_that_came_in_another_way_is_refused_unless_allowed(
+    device: Any, operator: Any, make: Any, site: str, runtime: Runtime, models: Path
+) -> None:
+    first = device()
+    path = make("1.5")
+    operator.order("update/a", **by_url(path, site))
+    answer = operator.answer("update/a")
+    assert (answer["kind"], "older than 2" in answer["reason"]) == ("downgrade", True)
+    assert not (models / ".updates").exists()  # nothing was fetched for it
+    first.close()
+    device(downgrade=True)
+    operator.order("update/b", **by_url(path, site))
+    assert operator.answer("update/b")["status"] == "successful"
+    assert runtime.status_of("digits").version == "1.5"
+
+
+def test_a_version_that_did_not_do_does_not_keep_an_older_one_away(
+    device: Any, operator: Any, make: Any, site: str, runtime: Runtime
+) -> None:
+    device()
+    operator.order("update/a", **by_url(make("4", answer=5.0), site))
+    assert operator.answer("update/a")["status"] == "failed"
+    operator.order("update/b", **by_url(make("3"), site))
+    assert operator.answer("update/b")["status"] == "successful"
+    assert runtime.status_of("digits").version == "3"
+
+
+def test_nothing_is_taken_while_nobody_knows_what_is_old(
+    device: Any, operator: Any, make: Any, site: str
+) -> None:
+    device()
+    newest = default_state() / "updates.json"
+    newest.parent.mkdir(parents=True, exist_ok=True)
+    newest.write_text("nonsense")
+    said = by_url(make(), site)
+    operator.order("update/a", **said)
+    answer = operator.answer("update/a")
+    assert (answer["kind"], "updates.json" in answer["reason"]) == ("unavailable", True)
+    newest.unlink()
+    operator.order("update/b", **said)
+    assert operator.answer("update/b")["status"] == "successful"
 
 
 @pytest.mark.parametrize(
@@ -338,7 +413,7 @@ def test_files_alone_have_no_place_for_an_update(
         said = {"model": "digits", "version": "3", "sha256": "0" * 64}
         operator.order("update/a", **said, url="http://127.0.0.1:1/x")
         answer = operator.answer("update/a")
-        publisher.close()
+        publisher.close(LONG_S)
     assert (answer["kind"], "only files" in answer["reason"]) == ("unsupported", True)
 
 

@@ -20,9 +20,12 @@ from edge.core.errors import (
     UnsupportedError,
 )
 from edge.core.manifest import Digest, Name
+from edge.host.catalog import version_key
 from edge.host.suitability import check_device
+from edge.telemetry.commands.order import RefusedError
 from edge.telemetry.commands.verb import Context, Progress, Result, Verb
 from edge.telemetry.updates import chunks, download
+from edge.telemetry.updates.newest import Newest
 from edge.telemetry.updates.partial import FOLDER, Partial, Room
 
 if TYPE_CHECKING:
@@ -51,6 +54,10 @@ class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.url:
             download.check_url(self.url)
 
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.model, self.version
+
 
 class UpdateVerb(Verb[Update]):
     """Whatever ends this process amid it, the next one goes on: what has come is kept, and a
@@ -70,6 +77,7 @@ class UpdateVerb(Verb[Update]):
     def run(self, context: Context, arguments: Update, progress: Progress) -> Result:
         folder = _folder(context)
         keyring = keyring_of(context.settings.trust, for_update=True)  # before much is fetched
+        _check_age(context, arguments)
         if _is_there(context, arguments):
             return self._activate(context, arguments, progress)
         with Partial(folder / FOLDER, arguments.sha256) as file:
@@ -95,6 +103,7 @@ class UpdateVerb(Verb[Update]):
             except InputError:  # its name and version are taken
                 file.drop()
                 raise
+        Newest().raise_to(*arguments.key)
         return {**_result(status), "signed_by": signed_by}
 
     def receive(self, id_: str, path: tuple[str, ...], payload: bytes) -> None:
@@ -132,12 +141,13 @@ class UpdateVerb(Verb[Update]):
 
     def _activate(self, context: Context, arguments: Update, progress: Progress) -> Result:
         """What an earlier run or command has brought; that it was signed was seen then."""
-        runtime, key = context.runtime, (arguments.model, arguments.version)
+        runtime = context.runtime
         if arguments.activate:
             _count_tries(context, progress)
             progress(1.0, step="activating")
-            runtime.activate(*key)
-        return _result(runtime.status_of(*key))
+            runtime.activate(*arguments.key)
+        Newest().raise_to(*arguments.key)
+        return _result(runtime.status_of(*arguments.key))
 
 
 def _folder(context: Context) -> Path:
@@ -156,14 +166,37 @@ def _folder(context: Context) -> Path:
     )
 
 
+def _check_age(context: Context, arguments: Update) -> None:
+    """Whether what comes is no older than what this device had: who listened to an update once
+    can send it again, with its signature.
+
+    Raises:
+        RefusedError: It is, by the version, which has to be that of the signed manifest.
+    """
+    if context.settings.update.downgrade:
+        return
+    had = [
+        one.version
+        for one in context.runtime.status()
+        if one.name == arguments.model and one.state != "failed"
+    ]
+    newest = max((*had, Newest().of(arguments.model)), key=version_key)
+    if version_key(arguments.version) < version_key(newest):
+        raise RefusedError(
+            f"{arguments.model} {arguments.version} is older than {newest}, which was there",
+            kind="downgrade",
+            hint="roll-back and activate go back to what is kept there; to bring an older one: "
+            "[update] downgrade = true in edge.toml there, or edge deploy --force",
+        )
+
+
 def _is_there(context: Context, arguments: Update) -> bool:
     """Whether the runtime has just this bundle.
 
     Raises:
         InputError: It has another one of that name and version.
     """
-    key = (arguments.model, arguments.version)
-    known = [one for one in context.runtime.status() if (one.name, one.version) == key]
+    known = [one for one in context.runtime.status() if (one.name, one.version) == arguments.key]
     if not known:
         return False
     if sha256_of(Path(known[0].path)) == arguments.sha256:
@@ -190,7 +223,7 @@ def _check(path: Path, arguments: Update, keyring: Keyring | None, engine: str) 
         raise BundleError(reason, hint=error.hint) from error
     with bundle:
         manifest = bundle.manifest
-        if (manifest.name, manifest.version) != (arguments.model, arguments.version):
+        if (manifest.name, manifest.version) != arguments.key:
             raise BundleError(
                 f"the bundle holds {manifest.name} {manifest.version}, "
                 f"not {arguments.model} {arguments.version}"
