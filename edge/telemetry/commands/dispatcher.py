@@ -132,6 +132,7 @@ class Dispatcher:
             log.exception("a command could not be handled")
 
     def _rest(self) -> None:
+        self._journal.keep()
         for key in self._journal.prune(clock.now_ms(), is_synchronized=clock.is_synchronized()):
             self._answers.drop(self._topic(key))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class Journal:
         self._most = most
         self._most_ms = most_days * _DAY_MS
         self._lock = threading.Lock()
+        self._unkept: set[Key] = set()
 
     def open(self) -> None:
         """Read what earlier processes have left; a folder that can't be used is as none."""
@@ -87,7 +89,8 @@ class Journal:
         for path in folder.iterdir():
             verb, _, id_ = path.name[: -len(_SUFFIX)].partition(".")
             if path.name.endswith(".partial"):
-                path.unlink()
+                with suppress(OSError):  # a disk that can only be read still says what was done
+                    path.unlink()
             elif path.suffix == _SUFFIX and verb and id_:
                 found.append(_read(path, verb, id_))
         return found
@@ -96,7 +99,11 @@ class Journal:
         """Raises OSError where it can't be kept: then it must not be run."""
         number = max((entry.number for entry in self.entries.values()), default=0) + 1
         entry = Entry(verb, id_, fields, number, now_ms)
-        self._put(entry)
+        try:
+            self._put(entry)
+        except OSError:
+            self._remove(entry.key)  # else it may be there, and would be interrupted, not refused
+            raise
         return entry
 
     def note(self, key: Key, notes: dict[str, Any]) -> None:
@@ -105,15 +112,24 @@ class Journal:
         self._put(msgspec.structs.replace(entry, notes={**entry.notes, **notes}))
 
     def end(self, key: Key, end: dict[str, Any], *, is_told: bool) -> Entry:
-        """How it ended. A disk that fails is logged: this process still knows."""
+        """How it ended. Of a disk that fails it is told: only this process knows then."""
         entry = msgspec.structs.replace(self.entries[key], end=end, is_told=is_told)
-        self._put_or_warn(entry)
+        why = self._put_or_warn(entry)
+        if why:
+            hint = f"the device could not keep this, and may not know it after a restart: {why}"
+            entry = msgspec.structs.replace(entry, end={"hint": hint, **end})
+            self.entries[key] = entry
         return entry
 
     def told(self, key: Key) -> None:
         entry = self.entries.get(key)
         if entry is not None and entry.end is not None and not entry.is_told:
             self._put_or_warn(msgspec.structs.replace(entry, is_told=True))
+
+    def keep(self) -> None:
+        """Try again what could not be kept."""
+        for key in list(self._unkept):
+            self._put_or_warn(self.entries[key])
 
     def prune(self, now_ms: int, *, is_synchronized: bool) -> list[Key]:
         """Forget what is too old or too much, and say what that was."""
@@ -127,18 +143,30 @@ class Journal:
                 if entry.is_told and now_ms - entry.begun_ms > self._most_ms
             ]
         for entry in going:
-            with self._lock:
-                del self.entries[entry.key]
-                if self._folder is not None:
-                    self._path(entry.key).unlink(missing_ok=True)
+            self._remove(entry.key)
         return [entry.key for entry in going]
 
-    def _put_or_warn(self, entry: Entry) -> None:
+    def _remove(self, key: Key) -> None:
+        """One that the disk does not let go is there again after a restart, as it was."""
+        with self._lock:
+            self.entries.pop(key, None)
+            self._unkept.discard(key)
+            if self._folder is not None:
+                with suppress(OSError):
+                    self._path(key).unlink(missing_ok=True)
+
+    def _put_or_warn(self, entry: Entry) -> str:
+        """Why it can't be kept on the disk, where it is so; this process knows it all the same."""
         try:
             self._put(entry)
         except OSError as error:
             self.entries[entry.key] = entry
-            log.warning("how %s/%s ended can not be kept: %s", entry.verb, entry.id, error)
+            level = logging.DEBUG if entry.key in self._unkept else logging.WARNING
+            log.log(level, "how %s/%s ended can not be kept: %s", entry.verb, entry.id, error)
+            self._unkept.add(entry.key)
+            return error.strerror or str(error)
+        self._unkept.discard(entry.key)
+        return ""
 
     def _put(self, entry: Entry) -> None:
         with self._lock:

@@ -84,8 +84,10 @@ def test_end_on_a_full_disk_is_known_as_long_as_the_process_lives(
     journal = _open(tmp_path)
     journal.begin("load", "a", {}, 1)
     monkeypatch.setattr(module, "replacing", full)
-    assert journal.end(("load", "a"), DONE, is_told=False).end == DONE
-    assert journal.entries["load", "a"].end == DONE
+    told = journal.end(("load", "a"), DONE, is_told=False).answer
+    assert DONE.items() <= told.items()
+    assert "No space" in told["hint"]
+    assert journal.entries["load", "a"].answer == told
     assert "can not be kept" in caplog.text
     with pytest.raises(OSError, match="No space"):
         journal.begin("load", "b", {}, 1)
