@@ -26,28 +26,29 @@ _Record = tuple[float, int, int]
 
 
 class Histogram(msgspec.Struct, frozen=True):
-    """Durations in logarithmic buckets; the difference of two is what came between them."""
+    """Durations in logarithmic buckets, by number; the difference of two is what came between."""
 
     count: int
     total_ns: int
-    buckets: tuple[int, ...]
+    buckets: dict[int, int]
 
     def since(self, earlier: Histogram) -> Histogram:
-        pairs = zip(self.buckets, earlier.buckets, strict=True)
+        before = earlier.buckets
+        rises = {place: count - before.get(place, 0) for place, count in self.buckets.items()}
         return Histogram(
             self.count - earlier.count,
             self.total_ns - earlier.total_ns,
-            tuple(now - then for now, then in pairs),
+            {place: rise for place, rise in rises.items() if rise},
         )
 
     def percentile_ms(self, percent: float) -> float:
         """The duration that ``percent`` of all do not exceed, in milliseconds; 0 for none."""
         rank = percent / 100.0 * self.count
         seen = 0
-        for index, count in enumerate(self.buckets):
-            seen += count
-            if count and seen >= rank:
-                return _middle_ns(index) / 1e6
+        for place in sorted(self.buckets):
+            seen += self.buckets[place]
+            if seen >= rank:
+                return _middle_ns(place) / 1e6
         return 0.0
 
 
@@ -96,7 +97,7 @@ class Statistics:
     def __init__(self) -> None:
         self._waiting: deque[_Record] = deque()
         self._lock = threading.Lock()
-        self._buckets = {stage: [0] * (_OCTAVES * _STEPS) for stage in STAGES}
+        self._buckets = {stage: dict[int, int]() for stage in STAGES}
         self._counts = dict.fromkeys(STAGES, 0)
         self._totals_ns = dict.fromkeys(STAGES, 0)
         self._success_count = self._success_ns = 0
@@ -148,7 +149,7 @@ class Statistics:
                 last_ms=int(self._last_s * 1000),
                 stages={
                     stage: Histogram(
-                        self._counts[stage], self._totals_ns[stage], tuple(self._buckets[stage])
+                        self._counts[stage], self._totals_ns[stage], dict(self._buckets[stage])
                     )
                     for stage in STAGES
                 },
@@ -186,7 +187,8 @@ class Statistics:
         self._success_ns += duration_ns
         self._counts[stage] += 1
         self._totals_ns[stage] += duration_ns
-        self._buckets[stage][_bucket(duration_ns)] += 1
+        buckets, place = self._buckets[stage], _bucket(duration_ns)
+        buckets[place] = buckets.get(place, 0) + 1
 
 
 def _bucket(duration_ns: int) -> int:

@@ -79,7 +79,7 @@ def test_what_lasts_for_days_counts_in_the_last_bucket() -> None:
     statistics = Statistics()
     statistics.success(10**18)
     histogram = statistics.snapshot().stages["infer"]
-    assert histogram.buckets[-1] == 1
+    assert histogram.buckets == {351: 1}
 
 
 def test_no_count_is_lost_between_threads() -> None:
@@ -97,5 +97,5 @@ def test_no_count_is_lost_between_threads() -> None:
         thread.join()
     snapshot = statistics.snapshot()
     assert (snapshot.success_count, snapshot.failure_count) == (8000, 8000)
-    assert sum(snapshot.stages["infer"].buckets) == 8000
+    assert sum(snapshot.stages["infer"].buckets.values()) == 8000
     assert set(snapshot.stages) == set(STAGES)
