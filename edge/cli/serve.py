@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge.core.errors import InputError
-from edge.settings import Settings, load_settings
+from edge.core.errors import InputError, SettingsError, UnsupportedError
+from edge.settings import Settings, load_settings, place_of
 
 if TYPE_CHECKING:
     from edge.host import ModelStatus, Runtime
@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             trust=keyring_of(settings.trust),
             health=settings.health,
         ) as runtime:
+            _check_updates(settings, runtime.folders, args.config)
             tell = _tell_json if args.json else _tell
             is_clean = _run_loop(
                 _serve(runtime, settings, listening, partial(tell, url), supervisor)
@@ -175,6 +176,19 @@ def _settings(args: argparse.Namespace) -> Settings:
     replace = msgspec.structs.replace
     mqtt = replace(settings.mqtt, url=args.mqtt) if args.mqtt else settings.mqtt
     return replace(settings, serve=replace(settings.serve, **given), mqtt=mqtt)
+
+
+def _check_updates(settings: Settings, folders: list[Path], config: Path | None) -> None:
+    """Raises ``SettingsError`` where updates are allowed and could never come."""
+    if not (settings.commands.update and settings.mqtt.url):
+        return
+    from edge.telemetry.commands.verbs.update import means
+
+    try:
+        means(settings, folders)
+    except (InputError, UnsupportedError) as error:
+        place = place_of("commands", "update", config)
+        raise SettingsError(f"{place} = true, and {error}", hint=error.hint) from error
 
 
 def _warn_of_strangers(listening: socket.socket, url: str) -> None:

@@ -37,7 +37,7 @@ def describe(text: str, error: msgspec.ValidationError, kind: type) -> str:
         near = difflib.get_close_matches(key, known, n=1)
         what += f"; did you mean `{near[0]}`?" if near else f"; there are {', '.join(known)}"
     # What is wrong with a whole table begins with the key that is to blame.
-    line = _line(text, [*path, key] if unknown or key in known else path)
+    line = line_of(text, [*path, key] if unknown or key in known else path)
     return f"line {line}, {where}: {what}" if line else f"{where}: {what}"
 
 
@@ -83,7 +83,7 @@ def _at(raw: Any, path: list[str]) -> Any:
     return raw
 
 
-def _line(text: str, path: list[str]) -> int:
+def line_of(text: str, path: Sequence[str]) -> int:
     """The number of the line that says most of ``path``; 0 if none says any of it."""
     best, found = 0, 0
     for line, said in statements(text):

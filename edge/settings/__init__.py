@@ -11,7 +11,7 @@ import msgspec
 
 from edge.core.errors import SettingsError
 from edge.core.pipelines import Pipelines
-from edge.core.toml_places import describe
+from edge.core.toml_places import describe, line_of
 from edge.settings.commands import Commands as Commands
 from edge.settings.cost import Cost as Cost
 from edge.settings.health import Health as Health
@@ -64,6 +64,17 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.envi
         if isinstance(table, msgspec.Struct)  # names of models make no names of variables
     }
     return msgspec.structs.replace(settings, **overlaid)
+
+
+def place_of(section: str, key: str, path: Path | None = None) -> str:
+    """Where a key is said, for errors that only show with what else there is.
+
+    Args:
+        path: As for ``load_settings``.
+    """
+    source = path or DEFAULT_PATH
+    line = line_of(source.read_text(), (section, key)) if source.is_file() else 0
+    return f"{source}, line {line}, [{section}]: {key}" if line else f"[{section}] {key}"
 
 
 def _read(path: Path | None) -> Settings:

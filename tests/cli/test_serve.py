@@ -160,6 +160,37 @@ def test_nothing_to_serve_is_wrong_usage(
     assert "hint: name a bundle" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("is_folder", "more", "why", "hint"),
+    [
+        (False, '[trust]\nrequire = "never"', "only files", "edge serve FOLDER"),
+        (True, "", "no key is trusted", "keys in [trust]"),
+        (True, '[trust]\nrequire = "never"\n[update]\nfolder = "/other"', "/other is not", "serve"),
+    ],
+    ids=["no folder", "no keys", "another folder"],
+)
+def test_updates_that_could_never_come_are_told_at_the_start_with_their_line(
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    is_folder: bool,
+    more: str,
+    why: str,
+    hint: str,
+) -> None:
+    settings = tmp_path / "edge.toml"
+    settings.write_text(
+        f"[mqtt]\nurl = 'mqtt://127.0.0.1:1'\n[commands]\nload = true\nupdate = true\n{more}\n"
+    )
+    served = bundle.parent if is_folder else bundle
+    words = ["serve", str(served), "--http", "127.0.0.1:0", "--config", str(settings)]
+    assert main(words) == EXIT_USAGE
+    told = capsys.readouterr().err
+    assert f"{settings}, line 5, [commands]: update = true, and " in told
+    assert why in told
+    assert hint in told
+
+
 def test_an_address_of_another_machine_is_unavailable(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -259,12 +259,13 @@ def test_an_older_bundle_does_not_come_back_though_it_is_signed(
     for path in (models / "digits" / "3.edge", models / "digits" / "10.edge"):
         path.unlink()
     with Runtime(models) as restarted:
-        device(trust, runtime=restarted)
+        second = device(trust, runtime=restarted)
         assert is_refused_as_older(operator, "deleted", by_url(old, site), "10")
         assert restarted.versions("digits") == ["1", "2"]
         operator.order("update/again", **by_url(new, site))
         assert operator.answer("update/again")["status"] == "successful"
         assert restarted.status_of("digits").version == "10"
+        second.close()
 
 
 def is_refused_as_older(operator: Any, id_: str, said: dict[str, Any], newest: str) -> bool:

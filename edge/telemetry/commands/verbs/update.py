@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from edge.telemetry.updates.partial import FOLDER, Partial, Room
 
 if TYPE_CHECKING:
     from edge.host import ModelStatus
+    from edge.settings import Settings
 
 _MOST_TRIES = 2
 _WAIT_S = 0.2
@@ -75,8 +77,7 @@ class UpdateVerb(Verb[Update]):
         return "update"
 
     def run(self, context: Context, arguments: Update, progress: Progress) -> Result:
-        folder = _folder(context)
-        keyring = keyring_of(context.settings.trust, for_update=True)  # before much is fetched
+        folder, keyring = means(context.settings, context.runtime.folders)  # before much is fetched
         _check_age(context, arguments)
         if _is_there(context, arguments):
             return self._activate(context, arguments, progress)
@@ -150,16 +151,18 @@ class UpdateVerb(Verb[Update]):
         return _result(runtime.status_of(*arguments.key))
 
 
-def _folder(context: Context) -> Path:
-    """The served folder that updates go to.
+def means(settings: Settings, served: Iterable[Path]) -> tuple[Path, Keyring | None]:
+    """The one of the ``served`` folders that updates go to, and who has to have signed them.
 
     Raises:
         UnsupportedError: There is none: what came would be gone after a restart.
+        InputError: A key can't be used, or none is trusted and one has to be.
     """
-    served, named = context.runtime.folders, context.settings.update.folder
+    keyring = keyring_of(settings.trust, for_update=True)
+    named = settings.update.folder
     for folder in served:
         if not named or folder.resolve() == Path(named).resolve():
-            return folder
+            return folder, keyring
     what = f"{named} is not served" if named else "no folder is served, only files"
     raise UnsupportedError(
         f"there is no place for an update: {what}", hint="serve it there: edge serve FOLDER"
