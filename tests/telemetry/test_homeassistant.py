@@ -345,6 +345,17 @@ def test_a_model_that_went_while_we_were_not_there_is_removed(broker: Broker) ->
     assert broker.components["model-digits-state"]["name"] == "digits state"
 
 
+def test_what_an_earlier_run_has_removed_is_named_no_more(broker: Broker) -> None:
+    earlier = _format(broker)
+    earlier.tell([DEVICE, _state("old"), _state()])
+    earlier.tell([Report(("model", "old"), {}, "retained")])
+    left = broker.retained[TOPIC]
+    now = _format(broker)
+    broker.comes(TOPIC, left)
+    now.tell([DEVICE, _state()])
+    assert not [name for name in broker.components if name.startswith("model-old-")]
+
+
 @pytest.mark.parametrize(
     "payload",
     [

@@ -52,7 +52,8 @@ class HomeAssistantFormat:
 
     It needs JSON beside it, which the components read. Those of a model that is gone are told with
     nothing but their platform, which removes them, also of models that went while we were not
-    there: the broker gives back what we told then.
+    there: the broker gives back what we told then. They are named so until the next start, for a
+    Home Assistant that is away for the moment; one that is started anew knows nothing of them.
     """
 
     def __init__(self, outlet: Outlet) -> None:
@@ -101,7 +102,7 @@ class HomeAssistantFormat:
         self._sender.retain(self.topic, msgspec.json.encode(config))
 
     def _removed(self, components: Metrics) -> Metrics:
-        """Those of models that are gone, and those that are of another platform now."""
+        """Those of models that are gone."""
         heads = [_model_id(model) for model in self._figures.versions]
         with self._lock:
             gone = {
@@ -122,7 +123,8 @@ class HomeAssistantFormat:
             return
         with self._lock:
             for name, component in earlier.cmps.items():
-                self._platforms.setdefault(name, str(component.get("p", "sensor")))
+                if len(component) > 1:  # the others were removed then
+                    self._platforms.setdefault(name, str(component.get("p", "sensor")))
             self._earlier = len(self._platforms)
 
     def _greet(self, received: Received) -> None:
