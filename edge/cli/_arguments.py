@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge.bundle.signing import Keyring
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +68,26 @@ def add_variant(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variant", metavar="ID", help="only this variant; edge inspect lists them"
     )
+    add_keys(parser)
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Who must have signed the bundle, for ``keyring``."""
+    parser.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="FILE|DIR",
+        help="it must be signed by one of these public keys (default: what edge.toml trusts)",
+    )
+
+
+def keyring(args: argparse.Namespace) -> Keyring | None:
+    """Raises ``InputError`` where a key can't be used."""
+    from edge.bundle.signing import Keyring, keyring_of, read_trusted
+    from edge.settings import load_settings
+
+    return Keyring(read_trusted(args.key)) if args.key else keyring_of(load_settings().trust)
 
 
 def positive(text: str) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edge.cli import _output
-from edge.cli._arguments import add_variant, positive
+from edge.cli._arguments import add_variant, keyring, positive
 from edge.core import plugins
 from edge.core.contracts import Placement
 from edge.core.errors import EngineError, NotFoundError, UnavailableError
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from edge.bundle import open_bundle
     from edge.host.benchmark import measure
 
-    with open_bundle(args.bundle) as bundle, ExitStack() as stack:
+    with open_bundle(args.bundle, keyring(args)) as bundle, ExitStack() as stack:
         models, refused = _load(args, bundle, stack)
         feeds, data = _feeds(bundle, models)
         figures = measure(models, feeds, seconds=args.seconds, callers=args.callers)

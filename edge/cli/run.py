@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edge.cli import _output
-from edge.cli._arguments import add_variant, positive
+from edge.cli._arguments import add_variant, keyring, positive
 from edge.core.contracts import Placement
 from edge.core.errors import InputError
 
@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     paths: list[Path] = args.inputs
     if args.output and len(paths) > 1:
         raise InputError(f"--output takes the outputs of one INPUT, {len(paths)} are given")
-    with load(args.bundle, engine=args.engine, variant=args.variant) as model:
+    trust = keyring(args)
+    with load(args.bundle, engine=args.engine, variant=args.variant, trust=trust) as model:
         answers = tuple(_answer(model, path, args.top, args.output) for path in paths)
         said = Answers(
             model=model.name,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from edge.cli import _output
+from edge.cli._arguments import add_keys, keyring
 from edge.core import plugins
 from edge.core.errors import EngineError, NotFoundError, UnavailableError
 from edge.core.manifest import Variant
@@ -51,30 +52,17 @@ class Verification(msgspec.Struct, frozen=True):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--engine", help="only the variants for this engine")
-    parser.add_argument(
-        "--key",
-        action="append",
-        default=[],
-        metavar="FILE|DIR",
-        help="it must be signed by one of these public keys (default: what edge.toml trusts)",
-    )
+    add_keys(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    verification = verify(args.bundle, args.engine, _keyring(args.key))
+    verification = verify(args.bundle, args.engine, keyring(args))
     if args.json:
         _output.print_json(verification)
     else:
         _print(verification)
     return _exit_code(verification)
-
-
-def _keyring(keys: list[str]) -> Keyring | None:
-    from edge.bundle.signing import Keyring, keyring_of, read_trusted
-    from edge.settings import load_settings
-
-    return Keyring(read_trusted(keys)) if keys else keyring_of(load_settings().trust)
 
 
 def verify(path: Path, engine: str | None = None, trust: Keyring | None = None) -> Verification:

@@ -12,6 +12,7 @@ from edge.host.model import Model
 from edge.host.opening import Opener
 
 if TYPE_CHECKING:
+    from edge.bundle.signing import Keyring
     from edge.settings import ModelSettings
 
 
@@ -23,6 +24,7 @@ def load(
     options: Mapping[str, Any] | None = None,
     fallback: Fallback = "warn",
     settings: ModelSettings | None = None,
+    trust: Keyring | None = None,
 ) -> Model:
     """Load the best variant of a bundle for this machine; the model says which and why.
 
@@ -32,13 +34,14 @@ def load(
         options: For the engine: ``device`` (cpu, gpu, npu), ``threads``, or its own by name.
         fallback: Whether another variant or device than the preferred one may run.
         settings: How ``submit`` runs requests: in batches, on how many threads.
+        trust: Whose signature the bundle has to bear; None asks for none.
     Raises:
-        BundleError: The bundle can't be read, is damaged or altered.
+        BundleError: The bundle can't be read, is damaged or altered, or ``trust`` refuses it.
         NotFoundError: It has no variant of that id or engine.
         UnavailableError: Nothing in it can run here, or ``fallback`` is ``deny`` and had to be.
         EngineError: The engine refused the variant's files.
     """
-    bundle = open_bundle(path)
+    bundle = open_bundle(path, trust)
     try:
         return load_bundle(
             bundle,

@@ -8,7 +8,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+import edge
+from edge.bundle import sign
+from edge.bundle.signing import Keyring, read_signer, read_trusted
 from edge.cli._main import EXIT_DONE, EXIT_USAGE, main
+from edge.core.errors import BundleError
 
 PackDigits = Callable[..., Path]
 
@@ -51,6 +55,40 @@ def test_verify_takes_the_keys_that_the_settings_trust(
     monkeypatch.setenv("EDGE_TRUST_REQUIRE", "always")
     assert main(["verify", str(pack_digits("null"))]) == EXIT_USAGE
     assert "is not signed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "bench"])
+def test_what_runs_a_bundle_asks_who_signed_it(
+    pack_digits: PackDigits,
+    keys: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    digits: Path,
+    command: str,
+) -> None:
+    path = pack_digits("null")
+    picture = str(next((digits / "eval" / "3").iterdir()))
+    words = [command, str(path), *([picture] if command == "run" else ["--seconds", "0.01"])]
+    assert main(words) == EXIT_DONE
+    assert main([*words, "--key", str(keys[1])]) == EXIT_USAGE
+    monkeypatch.setenv("EDGE_TRUST_KEYS", str(keys[1]))
+    monkeypatch.setenv("EDGE_TRUST_REQUIRE", "always")
+    assert main(words) == EXIT_USAGE
+    assert "is not signed" in capsys.readouterr().err
+    main(["sign", str(path), "--key", str(keys[0])])
+    assert main(words) == EXIT_DONE
+
+
+def test_a_program_that_loads_a_bundle_may_ask_who_signed_it(
+    pack_digits: PackDigits, keys: tuple[Path, Path]
+) -> None:
+    path = pack_digits("null")
+    trust = Keyring(read_trusted([keys[1]]))
+    with pytest.raises(BundleError, match="is not signed"):
+        edge.load(path, trust=trust)
+    sign(path, read_signer(keys[0]))
+    with edge.load(path, trust=trust) as model:
+        assert model.name == "digits"
 
 
 def test_convert_signs_what_it_made(
