@@ -34,7 +34,7 @@ from edge.telemetry.broker import EmbeddedBroker
 from edge.telemetry.outbox import Bounds, DiskFiles, Outbox, Worker
 
 RESULTS = Path(__file__).parent / "results"
-KILLS = Path(__file__).parent.parent / "tests" / "fakes" / "kills"
+FAKES = Path(__file__).parent.parent / "tests" / "fakes"
 PAYLOAD_BYTES = 236
 COUNTS_PER_COMMIT = (1, 10, 60, 300)  # 60 is a message a second at a commit a minute
 MESSAGES = 6000
@@ -176,7 +176,7 @@ def _busy_share(wait: Callable[[], object]) -> float:
 
 
 def kill_figures() -> dict[str, Any]:
-    sys.path.insert(0, str(KILLS))
+    sys.path[:0] = [str(FAKES / name) for name in ("kills", "machine")]
     import kill_run
 
     with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from edge.core import plugins
 from edge.core.build import EngineBuild, Progress
@@ -23,8 +23,17 @@ from edge.core.contracts import Availability, Placement, Session
 from edge.core.manifest import Variant
 from edge.core.profile import DeviceProfile
 
-# The same examples on every run: a failure in CI is a failure at the desk.
-settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+# The same examples on every run, however slow the machine: a failure in CI is one at the desk.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.function_scoped_fixture,  # those that are used are made for it
+    ],
+)
 settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.bundle import open_bundle
@@ -82,9 +82,7 @@ def test_a_file_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     refuse(tmp_path, "no file")
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300)
 @given(
     cuts=st.lists(
         st.tuples(st.integers(0, 6000), st.integers(0, 60), st.binary(max_size=60)),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.bundle import archive, open_bundle, pack, packing
@@ -162,9 +162,7 @@ def test_pack_says_which_folder_is_missing(manifest: Manifest, parts: Path, tmp_
 NAME = st.from_regex(r"\A[A-Za-z0-9_]([A-Za-z0-9._+-]{0,20}[A-Za-z0-9_+-])?\Z")
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60)
 @given(files=st.dictionaries(NAME.map(str.lower), st.binary(max_size=200), min_size=1, max_size=6))
 def test_any_files_survive_packing(
     manifest: Manifest, parts: Path, tmp_path: Path, files: dict[str, bytes]

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 
 from edge.bundle import read_tensors, save_tensors
 from edge.core.errors import InputError
-
-ANY_HEALTH = [HealthCheck.function_scoped_fixture]
 
 
 def npz(**arrays: np.ndarray) -> bytes:
@@ -35,7 +33,7 @@ def npy(header: str, data: bytes = b"", version: bytes = b"\1\0") -> bytes:
     return b"\x93NUMPY" + version + size + header.encode() + data
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=ANY_HEALTH)
+@settings(max_examples=150)
 @given(
     array=stnp.arrays(
         st.one_of(
@@ -156,7 +154,7 @@ def test_a_member_that_unpacks_to_more_than_it_claims_is_cut_and_refused() -> No
         read_tensors(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     cuts=st.lists(
         st.tuples(st.integers(0, 700), st.integers(0, 20), st.binary(max_size=20)),

@@ -5,6 +5,7 @@ import socket
 import threading
 
 import pytest
+from patience import LONG_S
 
 from edge.core.errors import UnavailableError
 from edge.telemetry.address import parse_address
@@ -21,9 +22,9 @@ def test_two_brokers_take_two_free_ports() -> None:
 
 def test_broker_listens_on_the_loopback_interface_until_closed() -> None:
     with EmbeddedBroker() as broker:
-        socket.create_connection(("127.0.0.1", broker.port), timeout=5).close()
+        socket.create_connection(("127.0.0.1", broker.port), timeout=LONG_S).close()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", broker.port), timeout=5)
+        socket.create_connection(("127.0.0.1", broker.port), timeout=LONG_S)
 
 
 def test_closed_broker_leaves_no_thread_and_frees_its_port() -> None:
@@ -46,12 +47,12 @@ def test_taken_port_is_an_error_with_a_hint() -> None:
 
 def test_closed_broker_ends_the_connections_of_its_clients() -> None:
     with EmbeddedBroker() as broker:
-        link = Link(parse_address(broker.url))
+        link = Link(parse_address(broker.url), timeout_s=LONG_S)
         link.open()
         while link.state == "connecting":
-            link.step(5)
+            link.step(LONG_S)
     assert link.state == "connected"
-    link.step(5)
+    link.step(LONG_S)
     assert link.state == "ended"
 
 
@@ -59,8 +60,8 @@ def test_broker_survives_a_client_that_talks_nonsense_and_logs_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.DEBUG), EmbeddedBroker() as broker:
-        with socket.create_connection(("127.0.0.1", broker.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", broker.port), timeout=LONG_S) as connection:
             connection.sendall(b"this is no MQTT packet")
-        with Watcher(broker.url) as watcher:
+        with Watcher(broker.url, timeout_s=LONG_S) as watcher:
             assert watcher.is_connected
     assert not [record for record in caplog.records if record.name.startswith("amqtt")]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import LONG_S
 
 from edge.telemetry import backlog as backlog_module
 from edge.telemetry.outbox import Bounds, DiskFiles
@@ -125,7 +126,7 @@ def test_subscription_is_renewed_after_a_reconnect_and_at_another_broker(
     eventually(lambda: sender.state != "connected", "the loss")
     second.start()
     ask(second, "there again")
-    sender.close(1.0)
+    sender.close(LONG_S)
 
 
 def test_folder_that_can_be_used_later_takes_over_what_is_in_memory(

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from patience import LONG_S
 
 from edge.host import ModelStatus, Statistics, Strain
 from edge.settings import Mqtt, Power, Settings, Sparkplug
@@ -18,7 +19,7 @@ from edge.telemetry.link import Link
 from edge.telemetry.sender import Delivery
 
 FAKES = Path(__file__).parent.parent / "fakes"
-QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=2.0)
+QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=LONG_S)
 ALL = ("json", "homeassistant", "sparkplug")
 CONFIG = "homeassistant/device/edge-lab-one/config"
 
@@ -48,10 +49,10 @@ class Listener:
 
     def __init__(self, url: str, pattern: str) -> None:
         self.received: dict[str, list[bytes]] = {}
-        self._link = Link(parse_address(url))
+        self._link = Link(parse_address(url), timeout_s=LONG_S)
         self._link.open()
         while self._link.state == "connecting":
-            self._link.step(5.0)
+            self._link.step(LONG_S)
         self._link.subscribe(pattern)
 
     def of(self, topic: str) -> list[bytes]:
@@ -115,7 +116,7 @@ def test_each_format_tells_the_same_in_its_own_way(
         assert born[f"device/{name}"] == metrics[name]
         assert described[f"device-{name}"]["unit_of_meas"] == "B"
     eventually(lambda: bool(heard.of("spBv1.0/plant/DBIRTH/one/digits")), "the model")
-    publisher.close()
+    publisher.close(LONG_S)
     eventually(lambda: bool(heard.of("spBv1.0/plant/NDEATH/one")), "the goodbye")
     assert (tmp_path / "outbox.bdSeq").read_text() == "0"
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from patience import LONG_S
 
 from edge.telemetry.address import parse_address
 from edge.telemetry.link import Link, Will
-
-PATIENCE_S = 10.0
 
 
 @pytest.fixture
@@ -18,11 +17,11 @@ def connect(broker: Any) -> Iterator[Any]:
     links: list[Link] = []
 
     def connect(**options: Any) -> Link:
-        link = Link(parse_address(broker.url), **options)
+        link = Link(parse_address(broker.url), timeout_s=LONG_S, **options)
         links.append(link)
         link.open()
         while link.state == "connecting":
-            link.step(PATIENCE_S)
+            link.step(LONG_S)
         assert link.state == "connected", link.reason
         return link
 
@@ -34,7 +33,7 @@ def connect(broker: Any) -> Iterator[Any]:
 def _next(link: Link) -> Any:
     while not link.received:
         assert link.is_open, link.reason
-        link.step(PATIENCE_S)
+        link.step(LONG_S)
     return link.received.popleft()
 
 
@@ -44,7 +43,7 @@ def test_message_of_qos_0_arrives_and_is_acknowledged_once_it_has_left(connect: 
     _settle(reader)
     number = sender.send("t/zero", b"0", is_retained=False, qos=0)
     while not (acknowledged := sender.acknowledged()):
-        sender.step(PATIENCE_S)
+        sender.step(LONG_S)
     assert acknowledged == [number]
     assert _next(reader).payload == b"0"
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import LONG_S
 
 from edge.bundle import pack
 from edge.core.contracts import Placement
@@ -26,7 +27,7 @@ from edge.telemetry import Publisher, publish
 from edge.telemetry.sender import Delivery
 
 FAKES = Path(__file__).parent.parent / "fakes"
-QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=2.0)
+QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=LONG_S)
 TENSOR = TensorSpec("x", "float32", (1, 3))
 
 Eventually = Callable[[Callable[[], bool], str], None]
@@ -172,7 +173,7 @@ def test_close_says_offline_after_all_else(broker: Any, listen: Any, start: Any)
     listener = listen()
     publisher = start(broker.url, interval_s=60.0)
     listener.until(_at("status", state="online"), "online")
-    publisher.close()
+    publisher.close(LONG_S)
     last = listener.until(_at("tele/model"), "the last window")
     goodbye = listener.until(_at("status", state="offline", reason="closed"), "goodbye")
     assert goodbye.envelope.seq > last.envelope.seq
@@ -194,7 +195,7 @@ def test_killed_process_leaves_its_last_will(broker: Any, listen: Any) -> None:
         "    def health(self): return []\n"
         "mqtt = Mqtt(url=sys.argv[1], fleet='lab', device='one')\n"
         "publish(Nothing(), Settings(mqtt=mqtt))\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program, broker.url])
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import LONG_S
 
 from edge.core.errors import UnavailableError
 from edge.telemetry.address import BrokerAddress, TlsFiles, parse_address
@@ -107,17 +108,18 @@ def test_packet_of_the_largest_size_is_taken_and_a_larger_one_is_not(
     mosquitto: Any, version: str, over: int
 ) -> None:
     """But for the two bytes of the length, which mosquitto leaves out and the standard does not."""
-    link = Link(parse_address(mosquitto(f"max_packet_size {LIMIT}").url), version=version)
+    address = parse_address(mosquitto(f"max_packet_size {LIMIT}").url)
+    link = Link(address, version=version, timeout_s=LONG_S)
     link.open()
     while link.state == "connecting":
-        link.step(5.0)
+        link.step(LONG_S)
     assert link.max_packet_bytes == (LIMIT if version == "5" else None)
     payload = bytes(LIMIT + over - (link.packet_bytes("t", bytes(LIMIT)) - LIMIT))
     assert link.packet_bytes("t", payload) == LIMIT + over
     number = link.send("t", payload, is_retained=False)
     acknowledged: list[int] = []
     while link.is_open and not acknowledged:
-        link.step(5.0)
+        link.step(LONG_S)
         acknowledged = link.acknowledged()
     assert acknowledged == ([] if over else [number])
     link.disconnect()
@@ -178,7 +180,7 @@ def test_broker_that_vanishes_amid_a_packet_costs_a_connection_and_no_message(
 
     closing: list[bool] = []
     server = serve(reply)
-    sender = make_sender(server.port)
+    sender = make_sender(server.port, timeout_s=0.3, keepalive_s=1)
     for number in range(5):
         sender.send(_topic(number), {"number": number})
 
@@ -206,7 +208,7 @@ def test_clock_in_1970_is_the_reason_and_is_looked_at_again(
     certificate, key = authority().sign("broker")
     port = mosquitto(f"certfile {certificate}", f"keyfile {key}").port
     address = BrokerAddress("127.0.0.1", port, tls=TlsFiles(ca=str(authority().ca)))
-    sender = make_sender([address], is_started=False, timeout_s=5.0)
+    sender = make_sender([address], is_started=False)
     monkeypatch.setattr(sender._floor, "_now_s", lambda: 60.0)
     monkeypatch.setattr(sender._floor, "_is_synchronized", lambda: False)
     sender.start()
@@ -214,4 +216,4 @@ def test_clock_in_1970_is_the_reason_and_is_looked_at_again(
     assert sender.reason.startswith("the clock says 1970-01-01 00:01 UTC")
     monkeypatch.setattr(sender._floor, "_now_s", time.time)
     eventually(lambda: sender.state == "connected", "a clock that is right")
-    sender.close(1.0)
+    sender.close(LONG_S)

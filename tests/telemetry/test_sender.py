@@ -9,17 +9,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from patience import LONG_S
 
 from edge.telemetry.address import BrokerAddress
 from edge.telemetry.link import Link, Received
 from edge.telemetry.outbox import Bounds
-from edge.telemetry.sender import Delivery, Sender
+from edge.telemetry.sender import Sender
 from edge.telemetry.topics import Topics
 
-from .conftest import Proxy
+from .conftest import QUICK, Proxy
 
-QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=0.3, keepalive_s=1)
 TOPICS = Topics("lab", "one")
+IMPATIENT: dict[str, Any] = {"timeout_s": 0.3, "keepalive_s": 1}  # with who never answers
 COUNT = 300
 
 Eventually = Callable[[Callable[[], bool], str], None]
@@ -75,7 +76,7 @@ def test_what_waited_for_a_connection_is_history(
     assert _collect(listener, 1)[0].envelope.hist is True
     sender.send(_topic(1), {})
     assert _collect(listener, 1)[0].envelope.hist is False
-    sender.close(1.0)
+    sender.close(LONG_S)
 
 
 def test_what_was_dropped_is_told_when_the_broker_is_back(
@@ -135,7 +136,7 @@ def test_subscription_holds_over_connections_and_a_handler_may_fail(
         eventually(lambda: heard[-1] == b"", "that it is cleared")
         assert sender.state == "connected"
     finally:
-        sender.close(1.0)
+        sender.close(LONG_S)
         proxy.close()
     assert "could not be handled" in caplog.text
 
@@ -145,27 +146,27 @@ def test_server_that_never_answers_is_left(
 ) -> None:
     caplog.set_level(logging.INFO)
     server = serve(lambda data: b"")
-    sender = make_sender(server.port)
+    sender = make_sender(server.port, **IMPATIENT)
     eventually(lambda: len(server.connections) >= 3, "it to try again")
+    eventually(lambda: sender.reason == "no answer to CONNECT in 0.3 s", "the reason")
     assert sender.state == "unreachable"
-    assert sender.reason == "no answer to CONNECT in 0.3 s"
-    assert len(caplog.records) == 1
+    assert len(caplog.records) == 1, caplog.text
     sender.close(0.2)
-    assert sender.state == "closed"
+    eventually(lambda: sender.state == "closed", "its end")
 
 
 def test_broker_that_stops_answering_is_left_and_nothing_is_lost(
     serve: Any, make_sender: Any, eventually: Eventually
 ) -> None:
     server = serve(lambda data: b"\x20\x02\0\0" if data[0] == 0x10 else b"")
-    sender = make_sender(server.port, window=4)
+    sender = make_sender(server.port, window=4, **IMPATIENT)
     eventually(lambda: sender.state == "connected", "the greeting")
     for number in range(20):
         sender.send(_topic(number), {"number": number})
     eventually(lambda: sender.status().in_flight_count == 4, "the window to fill")
     eventually(lambda: len(server.connections) >= 2, "the silence to be noticed")
     sender.close(0.2)
-    assert sender.state == "closed"
+    eventually(lambda: sender.state == "closed", "its end")
     sender.backlog.begin()
     assert all(sender.backlog.take() for _ in range(20))
 
@@ -195,7 +196,7 @@ def test_server_that_is_no_broker_is_survived(
     serve: Any, make_sender: Any, eventually: Eventually, reply: bytes
 ) -> None:
     server = serve(lambda data: reply)
-    sender = make_sender(server.port)
+    sender = make_sender(server.port, **IMPATIENT)
     eventually(lambda: len(server.connections) >= 3, "it to try again")
     assert sender.state in ("unreachable", "refused")
 
@@ -271,7 +272,7 @@ def test_message_that_is_refused_stays_and_holds_up_no_other(
     picky = Picky()
     picky.fond = "n10"
     server = serve(picky)
-    sender = make_sender(server.port, version="5", window=4, timeout_s=5.0, keepalive_s=60)
+    sender = make_sender(server.port, version="5", window=4)
     for number in range(11):
         sender.send(_topic(number), {"number": number})
     eventually(lambda: picky.taken == [10], "the one that it likes")
@@ -310,7 +311,7 @@ def test_close_leaves_long_history_to_the_next_run_and_says_goodbye(
         sender.send(_topic(number), {"number": number})
     sender.start()
     first = [arrival.metrics["number"] for arrival in _collect_all(listener, 3)]
-    sender.close(1.0)
+    sender.close(6.0)  # half of it for the history
     goodbye = listener.until(lambda a: a.path == "status" and a.metrics["state"] == "offline")
     assert goodbye.metrics["reason"] == "closed"
     make_sender(broker.port, folder=tmp_path)
@@ -330,7 +331,7 @@ def test_message_that_will_never_be_taken_is_given_up_and_told(
 ) -> None:
     picky = Picky()
     picky.fond, picky.reason = "n1", 0x90
-    sender = make_sender(serve(picky).port, version="5", timeout_s=5.0, keepalive_s=60)
+    sender = make_sender(serve(picky).port, version="5")
     for number in range(2):
         sender.send(_topic(number), {"number": number})
     eventually(lambda: picky.taken == [1], "the other")

@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
+from patience import LONG_S
 
 from edge.telemetry import tls
 from edge.telemetry.address import BrokerAddress, TlsFiles
 from edge.telemetry.link import Link
 
-PATIENCE_S = 10.0
 MANY = 60
 
 
 def _connect(port: int, host: str = "127.0.0.1", **files: Any) -> Link:
     paths = TlsFiles(**{name: str(path) for name, path in files.items()})
-    link = Link(BrokerAddress(host, port, tls=paths), timeout_s=PATIENCE_S, version="5")
+    link = Link(BrokerAddress(host, port, tls=paths), timeout_s=LONG_S, version="5")
     link.open()
     while link.state == "connecting":
-        link.step(PATIENCE_S)
+        link.step(LONG_S)
     return link
 
 
@@ -50,7 +51,7 @@ def test_messages_go_both_ways_over_tls(tls_broker: Any, authority: Any) -> None
     for payload in payloads:
         link.send("t", payload, is_retained=False, qos=0)
     while link.is_open and len(link.received) < MANY:
-        link.step(PATIENCE_S)
+        link.step(LONG_S)
     assert [message.payload for message in link.received] == payloads
     link.disconnect()
 
@@ -126,16 +127,14 @@ def test_server_that_never_answers_the_handshake_is_left(authority: Any) -> None
 
 
 def test_absent_broker_is_no_fault_of_tls(authority: Any) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    assert _connect(port, ca=authority().ca).reason == "Connection refused"
+    assert _connect(free_port(), ca=authority().ca).reason == "Connection refused"
 
 
 def test_tls_broker_behind_a_plain_url_is_told(tls_broker: Any) -> None:
     link = Link(BrokerAddress("127.0.0.1", tls_broker()))
     link.open()
     while link.state == "connecting":
-        link.step(PATIENCE_S)
+        link.step(LONG_S)
     assert "hung up before it answered" in link.reason
     assert "mqtts://" in link.reason
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from free_ports import free_port
+from patience import LONG_S
 
 from edge.core.errors import SettingsError, UnavailableError
-from edge.telemetry.address import parse_address
 from edge.telemetry.envelope import Sealer, encode
-from edge.telemetry.link import Link
 from edge.telemetry.watcher import Watcher
 
 SEALER = Sealer()
@@ -59,7 +59,7 @@ def test_watcher_leaves_out_what_it_can_not_read(
 def test_watcher_follows_only_the_device_that_is_named(
     broker: Any, send: Callable[..., None]
 ) -> None:
-    with Watcher(broker.url, "f", "one") as watcher:
+    with Watcher(broker.url, "f", "one", timeout_s=LONG_S) as watcher:
         for device in ("two", "one"):
             send(f"edge/v1/f/{device}/status", message(state=device), is_retained=True)
         arrivals = watcher.messages()
@@ -85,8 +85,7 @@ def test_watcher_finds_a_broker_that_came_back(
 
 
 def test_absent_broker_is_unavailable_and_says_how_to_name_another() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     with pytest.raises(UnavailableError, match=f"mqtt://127.0.0.1:{port}") as caught:
         Watcher(f"mqtt://127.0.0.1:{port}").open()
     assert "--mqtt" in caught.value.hint
@@ -106,12 +105,12 @@ def test_watcher_refuses_names_that_no_topic_has(name: str) -> None:
 
 
 def test_messages_end_after_the_seconds_that_were_asked_for(broker: Any) -> None:
-    with Watcher(broker.url) as watcher:
+    with Watcher(broker.url, timeout_s=LONG_S) as watcher:
         assert list(watcher.messages(seconds=0.01)) == []
 
 
 def test_closed_watcher_has_no_more_messages(broker: Any) -> None:
-    with Watcher(broker.url) as watcher:
+    with Watcher(broker.url, timeout_s=LONG_S) as watcher:
         pass
     watcher.close()
     assert list(watcher.messages()) == []
@@ -120,9 +119,8 @@ def test_closed_watcher_has_no_more_messages(broker: Any) -> None:
 def test_watcher_looks_at_the_first_broker_that_answers(
     broker: Any, send: Callable[..., None]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        absent = f"mqtt://127.0.0.1:{server.getsockname()[1]}"
-    with Watcher(f"{absent},{broker.url}") as watcher:
+    absent = f"mqtt://127.0.0.1:{free_port()}"
+    with Watcher(f"{absent},{broker.url}", timeout_s=LONG_S) as watcher:
         assert str(watcher.address) == broker.url
         send("edge/v1/f/d/status", message(state="there"))
         assert next(watcher.messages()).metrics == {"state": "there"}
@@ -135,7 +133,7 @@ def test_watcher_goes_on_with_the_other_broker_when_one_is_gone(
     mosquitto: Any, eventually: Callable[..., None]
 ) -> None:
     first, second = mosquitto(), mosquitto()
-    with Watcher([first.url, second.url]) as watcher:
+    with Watcher([first.url, second.url], timeout_s=LONG_S) as watcher:
         first.stop()
         eventually(lambda: watcher.poll(0.05) == [] and not watcher.is_connected, "the loss")
         eventually(lambda: watcher.poll(0.05) == [] and watcher.is_connected, "the other")
@@ -147,10 +145,7 @@ def test_watcher_sees_a_fleet_of_which_more_is_retained_than_a_broker_queues(
     broker: Any, listen: Callable[[], Any]
 ) -> None:
     count = 1_500  # mosquitto's max_queued_messages is 1,000
-    link = Link(parse_address(broker.url))
-    link.open()
-    while link.state == "connecting":
-        link.step(1.0)
+    link = broker.connect()
     for number in range(count):
         link.send(f"edge/v1/f/d{number}/status", message(state="online"), is_retained=True)
     acknowledged = 0

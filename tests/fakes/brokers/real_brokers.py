@@ -5,25 +5,17 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
-import socket
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
+
+from free_ports import free_port, listens
+from patience import LONG_S, wait_until
 
 from edge.telemetry.address import parse_address
 from edge.telemetry.broker import EmbeddedBroker
 from edge.telemetry.link import Link
 
-DEADLINE_S = 15.0
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"waited {DEADLINE_S:g} s in vain for {what}"
-        time.sleep(0.02)
 
 
 class BrokerControl:
@@ -36,10 +28,10 @@ class BrokerControl:
         return f"mqtt://127.0.0.1:{self.port}"
 
     def connect(self) -> Link:
-        link = Link(parse_address(self.url))
+        link = Link(parse_address(self.url), timeout_s=LONG_S)
         link.open()
         while link.state == "connecting":
-            link.step(DEADLINE_S)
+            link.step(LONG_S)
         return link
 
     def start(self) -> None:
@@ -51,12 +43,11 @@ class BrokerControl:
 
 class Embedded(BrokerControl):
     def __init__(self) -> None:
-        self.port = 0
+        self.port = free_port()
         self._broker: EmbeddedBroker | None = None
 
     def start(self) -> None:
         self._broker = EmbeddedBroker(self.port)
-        self.port = self._broker.port
 
     def stop(self) -> None:
         if self._broker is not None:
@@ -67,7 +58,7 @@ class Mosquitto(BrokerControl):
     """``options`` are further lines of its configuration, and win over ours."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._configuration = folder / f"mosquitto-{self.port}.conf"
         # As root it would become another user, who can not read what tests write.
         user = f"user {getpass.getuser()}"
@@ -92,14 +83,6 @@ class Mosquitto(BrokerControl):
             self._process = None
 
     def _listens(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        assert self._process
+        assert self._process.poll() is None, "mosquitto has ended"
+        return listens(self.port)

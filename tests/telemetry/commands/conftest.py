@@ -6,7 +6,6 @@ import functools
 import http.server
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from real_brokers import DEADLINE_S, MOSQUITTO, Mosquitto
+from patience import LONG_S, wait_until
+from real_brokers import MOSQUITTO, Mosquitto
 
 from edge.bundle import pack, save_tensors
 from edge.core.manifest import Golden, Manifest, Variant
@@ -30,7 +30,7 @@ from edge.telemetry.sender import Delivery
 
 INPUTS = (TensorSpec("x", "float32", ("batch", 3)),)
 OUTPUTS = (TensorSpec("y", "float32", ("batch", 4)),)
-QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=2.0)
+QUICK = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=LONG_S)
 ROOT = "edge/v1/lab/one"
 
 
@@ -39,10 +39,10 @@ class Operator:
 
     def __init__(self, url: str) -> None:
         self.seen: list[Received] = []
-        self._link = Link(parse_address(url))
+        self._link = Link(parse_address(url), timeout_s=LONG_S)
         self._link.open()
         while self._link.state == "connecting":
-            self._link.step(DEADLINE_S)
+            self._link.step(LONG_S)
         self._link.subscribe(f"{ROOT}/#")
 
     def send(self, path: str, payload: bytes, *, is_retained: bool = True) -> None:
@@ -56,15 +56,20 @@ class Operator:
     def until(self, wanted: Callable[[Received], Any], what: str) -> Any:
         """What ``wanted`` gives of the first message that it likes; older ones of that topic are
         dropped."""
-        deadline_s = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline_s:
+        found: list[Any] = []
+
+        def has_come() -> bool:
             for place, received in enumerate(self.seen):
-                if found := wanted(received):
+                if liked := wanted(received):
                     before = [one for one in self.seen[:place] if one.topic != received.topic]
                     self.seen[: place + 1] = before
-                    return found
+                    found.append(liked)
+                    return True
             self._step()
-        raise AssertionError(f"waited {DEADLINE_S:g} s in vain for {what}")
+            return False
+
+        wait_until(has_come, what)
+        return found[0]
 
     def answer(self, path: str, *statuses: str) -> dict[str, Any]:
         """The next answer with such a status; an end if none is named."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from patience import LONG_S
 
 from edge.core.errors import EngineError
 from edge.host import Runtime
@@ -106,7 +107,7 @@ def test_what_was_desired_survives_a_restart(start: Any, operator: Any, runtime:
     publisher = start(desired=True)
     _desire(operator, rev=3, models=_to_version("1"))
     _reported(operator, 3, "converged")
-    publisher.close()
+    publisher.close(LONG_S)
     operator.send("desired", b"")  # while it was away: it can't know
     runtime.activate("digits", "2")
     start(desired=True)
@@ -136,7 +137,7 @@ def test_version_that_was_taken_back_stays_so_after_a_restart(
     _desire(operator, rev=1, models=_to_version("2"))
     _reported(operator, 1, "converged")
     runtime.roll_back("digits", "it squints")
-    publisher.close()
+    publisher.close(LONG_S)
     start(desired=True)
     assert "it squints" in _reported(operator, 1, "failed")["reason"]
     assert runtime.status_of("digits").version == "1"

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from patience import LONG_S
 
 from edge.host import Runtime
 from edge.telemetry import clock
@@ -84,7 +85,7 @@ def test_command_that_runs_is_told_again_when_its_topic_is_overwritten(
 ) -> None:
     start(load=True)
     operator.order("load/a", model="m")
-    gated.entered.get(timeout=10)
+    gated.entered.get(timeout=LONG_S)
     operator.answer("load/a", "executing")
     operator.order("load/a", model="m")
     operator.answer("load/a", "executing")
@@ -112,7 +113,7 @@ def test_commands_of_one_model_wait_for_each_other_and_others_do_not(
     listens(operator)
     for path, model in (("load/a", "m"), ("unload/b", "m"), ("load/c", "m"), ("load/d", "n")):
         operator.order(path, model=model)
-    assert {gated.entered.get(timeout=10) for _ in range(2)} == {"a", "d"}
+    assert {gated.entered.get(timeout=LONG_S) for _ in range(2)} == {"a", "d"}
     assert gated.entered.empty()
     gated.gate.set()
     for path in ("load/a", "unload/b", "load/c", "load/d"):
@@ -138,7 +139,7 @@ def test_command_that_is_cleared_before_its_turn_never_runs(
 ) -> None:
     start(load=True)
     operator.order("load/a", model="m")
-    gated.entered.get(timeout=10)
+    gated.entered.get(timeout=LONG_S)
     operator.order("load/b", model="m")
     operator.send("cmd/load/b", b"")
     assert operator.event(id="b")["kind"] == "withdrawn"
@@ -152,7 +153,7 @@ def test_end_of_a_command_that_was_cleared_is_not_told_on_its_topic(
 ) -> None:
     start(load=True)
     operator.order("load/a", model="m")
-    gated.entered.get(timeout=10)
+    gated.entered.get(timeout=LONG_S)
     operator.answer("load/a", "executing")
     operator.send("cmd/load/a", b"")
     assert operator.event(id="a")["kind"] == "withdrawn"
@@ -189,7 +190,7 @@ def test_device_without_rights_listens_to_nothing(
     operator.order("load/a", model="digits")
     eventually(lambda: publisher.state == "connected", "a connection")
     operator.until(lambda r: r.topic.endswith("/info"), "the device")
-    publisher.close()
+    publisher.close(LONG_S)
     assert publisher._steering is None
     assert not publisher._sender._handlers
     assert [r.payload for r in operator.seen if "/cmd/" in r.topic] in (
@@ -245,7 +246,7 @@ def test_inference_goes_on_while_a_command_hangs(
     runtime.load_all()
     start(load=True)
     operator.order("load/a", model="digits")
-    gated.entered.get(timeout=10)
+    gated.entered.get(timeout=LONG_S)
     outputs = runtime.infer("digits", {"x": np.ones((1, 3), np.float32)})
     assert outputs["y"].shape == (1, 4)
 

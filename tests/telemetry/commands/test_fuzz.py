@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as some
+from patience import LONG_S, wait_until
 
 from edge.settings import Commands, Settings
 from edge.telemetry.commands import desired as documents
@@ -85,9 +85,7 @@ Path = some.lists(
 Message = some.tuples(Path, Payload | some.just(b""), some.booleans())
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100)
 @given(some.lists(Message, max_size=12))
 def test_any_messages_leave_a_dispatcher_that_works(
     caplog: pytest.LogCaptureFixture, messages: list[tuple[str, bytes, bool]]
@@ -102,16 +100,10 @@ def test_any_messages_leave_a_dispatcher_that_works(
     dispatcher.start()
     for path, payload, is_retained in messages:
         broker.handler(Received(f"{ROOT}/{path}", payload, is_retained))
-    done = threading.Event()
     topic = f"{ROOT}/load/the-last-one"
     broker.handler(Received(topic, b'{"status": "init", "model": "m"}', False))
-    for _ in range(200):
-        if b'"successful"' in broker.retained.get(topic, b""):
-            done.set()
-            break
-        threading.Event().wait(0.01)
-    dispatcher.close(5.0)
-    assert done.is_set()
+    wait_until(lambda: b'"successful"' in broker.retained.get(topic, b""), "the last one")
+    dispatcher.close(LONG_S)
     assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
     for payload in filter(None, broker.retained.values()):  # none is what was cleared
         answer = msgspec.json.decode(payload)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_run import Device
+from patience import LONG_S
 
+AFTER_S = 30.0  # spent where no step is left
 MOST_STEPS = 60
 """More than a command has: at those beyond, the device lives on, and the test has seen all."""
 
@@ -44,23 +47,14 @@ def _kill_at(device: Device, operator: Any, verb: str, die_at: int) -> tuple[dic
 
 
 def _await_death_or_end(process: subprocess.Popen[str], operator: Any, path: str) -> Any:
-    """Steps after the end was told are awaited: they follow within the second."""
-    answer = None
-    for _ in range(150):
+    """Steps after the end was told are awaited: they follow within the second where it is quick."""
+    answer, deadline_s = None, time.monotonic() + LONG_S
+    while process.poll() is None and time.monotonic() < deadline_s:
         operator._step()
-        try:
-            process.wait(0.02)
-            return answer
-        except subprocess.TimeoutExpired:
-            pass
         ends = [r for r in operator.seen if r.topic.endswith(path) and b'"successful"' in r.payload]
         if ends and answer is None:
             answer = operator.answer(path)
-            patience = 25
-        elif answer is not None:
-            patience -= 1
-            if not patience:
-                return answer
+            deadline_s = time.monotonic() + AFTER_S
     return answer
 
 

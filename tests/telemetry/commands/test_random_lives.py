@@ -12,6 +12,7 @@ from typing import Any, cast
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from patience import LONG_S
 
 from edge.settings import Commands, Settings
 from edge.telemetry.commands.dispatcher import Dispatcher
@@ -83,7 +84,7 @@ class World(Verb[Nothing]):
         while True:
             is_seen = threading.Event()
             self._dispatcher._post(is_seen.set)
-            assert is_seen.wait(10)
+            assert is_seen.wait(LONG_S)
             if not self._dispatcher._tasks and self._dispatcher._inbox.empty():
                 return
 
@@ -124,7 +125,7 @@ class World(Verb[Nothing]):
             self.connect("")
 
     def _end(self) -> None:
-        self._dispatcher.close(10.0)
+        self._dispatcher.close(LONG_S)
 
 
 Act = some.tuples(
@@ -135,7 +136,7 @@ Act = some.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some.lists(Act, max_size=15))
 def test_each_command_is_done_at_most_once_and_ends_in_one_way(acts: list[tuple[str, str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

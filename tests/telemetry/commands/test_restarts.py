@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import LONG_S
 
 from edge.telemetry.commands import journal
 
@@ -17,7 +18,7 @@ def test_same_id_after_a_restart_is_known(start: Any, operator: Any, gated: Any)
     publisher = start(load=True)
     operator.order("load/a", model="m")
     first = operator.answer("load/a")
-    publisher.close()
+    publisher.close(LONG_S)
     start(load=True)
     operator.order("load/a", model="m")
     assert operator.answer("load/a") == first
@@ -29,7 +30,7 @@ def test_end_is_told_when_the_broker_is_back(
 ) -> None:
     publisher = start(load=True)
     operator.order("load/a", model="m")
-    gated.entered.get(timeout=10)
+    gated.entered.get(timeout=LONG_S)
     broker.stop()
     eventually(lambda: publisher.state != "connected", "the loss to be seen")
     gated.gate.set()
@@ -44,12 +45,12 @@ def test_end_that_nobody_heard_is_told_after_a_restart(
 ) -> None:
     publisher = start(load=True)
     operator.order("load/a", model="m")
-    gated.entered.get(timeout=10)
+    gated.entered.get(timeout=LONG_S)
     broker.stop()
     gated.gate.set()
     record = tmp_path / "outbox" / "commands" / "load.a.json"
     eventually(lambda: b'"successful"' in record.read_bytes(), "the end to be kept")
-    publisher.close()
+    publisher.close(LONG_S)
     broker.start()
     start(load=True)
     back = type(operator)(broker.url)
@@ -67,8 +68,8 @@ def test_command_that_a_restart_cut_has_failed(
 ) -> None:
     publisher = start(load=True)
     operator.order("load/a", model="m")
-    gated.entered.get(timeout=10)
-    publisher.close(0.2)
+    gated.entered.get(timeout=LONG_S)
+    publisher.close(LONG_S)
     start(load=True)
     answer = operator.answer("load/a")
     assert (answer["status"], answer["kind"]) == ("failed", "interrupted")
@@ -81,8 +82,8 @@ def test_command_that_can_go_on_does_after_a_restart(
     monkeypatch.setattr(type(gated), "is_resumed", True)
     publisher = start(load=True)
     operator.order("load/a", model="m")
-    gated.entered.get(timeout=10)
-    publisher.close(0.2)
+    gated.entered.get(timeout=LONG_S)
+    publisher.close(LONG_S)
     gated.gate.set()
     start(load=True)
     assert operator.answer("load/a")["status"] == "successful"
@@ -95,8 +96,8 @@ def test_command_that_waited_at_a_restart_is_run_by_the_next(
     publisher = start(load=True)
     for id_ in "ab":
         operator.order(f"load/{id_}", model="m")
-    gated.entered.get(timeout=10)
-    publisher.close(0.2)
+    gated.entered.get(timeout=LONG_S)
+    publisher.close(LONG_S)
     gated.gate.set()
     start(load=True)
     answer = operator.answer("load/b")

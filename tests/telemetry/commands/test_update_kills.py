@@ -57,7 +57,7 @@ def serve(die_at):
     settings = Settings(mqtt=mqtt, commands=Commands(update=True), trust=Trust(require="never"))
     with Runtime(folder / "models") as runtime:
         runtime.load_all()
-        delivery = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=2.0)
+        delivery = Delivery(first_wait_s=0.02, longest_wait_s=0.1, timeout_s=60.0)
         publish(runtime, settings, runtime=runtime, delivery=delivery)
         while True:
             time.sleep(60)

@@ -306,7 +306,7 @@ def test_time_without_a_connection_does_not_count() -> None:
     assert rollout.steps["a"].spent_s == 0.0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     fates=st.lists(st.sampled_from((*FATES, "good", "good", "good")), min_size=1, max_size=12),
     at_once=st.integers(1, 5),
@@ -335,7 +335,7 @@ def test_operator_who_crashes_anywhere_sends_no_command_twice(
             assert world.sights[device].digest == "old"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     answer=st.dictionaries(
         st.sampled_from(["status", "kind", "reason", "progress"]),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from patience import LONG_S
 
 from edge.telemetry.fleet.operator import COMMANDS, Operator
 from edge.telemetry.topics import Topics
@@ -18,7 +19,7 @@ Eventually = Callable[[Callable[[], bool], str], None]
 
 @pytest.fixture
 def operator(broker: Any) -> Any:
-    with Watcher(broker.url, "plant", "+", COMMANDS) as watcher:
+    with Watcher(broker.url, "plant", "+", COMMANDS, timeout_s=LONG_S) as watcher:
         yield Operator(watcher, settle_s=0.1)
 
 
@@ -41,12 +42,12 @@ def test_command_is_seen_until_its_topic_is_cleared(
 ) -> None:
     operator.give(PRESS, "load", "one", {"model": "digits"})
     assert answer_of(operator) == {"model": "digits", "status": "init"}
-    assert operator.flush(15.0)
+    assert operator.flush(LONG_S)
     told = {"status": "successful", "result": {"version": "2"}}
     send(TOPIC, json.dumps(told).encode(), is_retained=True)
     eventually(polled(operator, lambda: answer_of(operator) == told), "the answer")
     operator.clear(PRESS, "load", "one")
-    assert operator.flush(15.0)
+    assert operator.flush(LONG_S)
     send(PRESS.of("cmd", "load", "two"), b'{"status": "init"}')
     answers = operator.answers("plant", "press-7")
     eventually(polled(operator, lambda: "two" in answers), "what came after")
@@ -58,7 +59,7 @@ def test_answer_that_is_none_changes_nothing(
     operator: Operator, send: Callable[..., None], eventually: Eventually, payload: bytes
 ) -> None:
     operator.give(PRESS, "load", "one", {})
-    assert operator.flush(15.0)
+    assert operator.flush(LONG_S)
     send(TOPIC, payload)
     send(PRESS.of("reported"), payload)
     send(PRESS.of("cmd", "load", "two"), b"{}")
@@ -77,8 +78,8 @@ def test_what_is_given_while_the_broker_is_away_arrives_once_it_is_back(
     operator.give(PRESS, "load", "one", {"model": "digits"})
     operator.send_chunk(PRESS, "u1", 3, b"chunk")
     broker.start()
-    assert operator.flush(15.0)
-    with Watcher(broker.url, "plant", "+", COMMANDS) as other:
+    assert operator.flush(LONG_S)
+    with Watcher(broker.url, "plant", "+", COMMANDS, timeout_s=LONG_S) as other:
         witness = Operator(other, settle_s=0.1)
         eventually(polled(witness, lambda: answer_of(witness) is not None), "the command")
     assert answer_of(witness)["model"] == "digits"
@@ -88,7 +89,7 @@ def test_command_that_the_broker_forgot_and_no_device_took_up_is_not_seen_any_mo
     operator: Operator, broker: Any, eventually: Eventually
 ) -> None:
     operator.give(PRESS, "load", "one", {})
-    assert operator.flush(15.0)
+    assert operator.flush(LONG_S)
     broker.stop()
     eventually(polled(operator, lambda: not operator.watcher.is_connected), "the loss")
     broker.start()

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from real_brokers import DEADLINE_S, MOSQUITTO, Mosquitto, wait_until
+from patience import LONG_S, wait_until
+from real_brokers import MOSQUITTO, Mosquitto
 
 from edge.telemetry.address import BrokerAddress
 from edge.telemetry.link import Link
@@ -92,6 +93,7 @@ class Wire:
         self.open_count = 0
         self.most_open_count = 0
         self._sockets: list[socket.socket] = []
+        self._counting = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
@@ -116,8 +118,9 @@ class Wire:
             broker = socket.create_connection(("127.0.0.1", self._broker_port))
             self._sockets += [client, broker]
             self.connections.append([])
-            self.open_count += 1
-            self.most_open_count = max(self.most_open_count, self.open_count)
+            with self._counting:
+                self.open_count += 1
+                self.most_open_count = max(self.most_open_count, self.open_count)
             noted = self.connections[-1]
             threading.Thread(target=self._pump, args=(client, broker, noted), daemon=True).start()
             threading.Thread(target=self._pump, args=(broker, client, None), daemon=True).start()
@@ -134,7 +137,8 @@ class Wire:
         except OSError:
             pass
         if noted is not None:
-            self.open_count -= 1
+            with self._counting:
+                self.open_count -= 1
         for one in (source, target):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -202,10 +206,10 @@ class Host:
     def __init__(self, port: int) -> None:
         self.received: list[tuple[str, bytes, bool]] = []
         self._outgoing: list[tuple[str, bytes, bool]] = []
-        self._link = Link(BrokerAddress("127.0.0.1", port))
+        self._link = Link(BrokerAddress("127.0.0.1", port), timeout_s=LONG_S)
         self._link.open()
         while self._link.state == "connecting":
-            self._link.step(DEADLINE_S)
+            self._link.step(LONG_S)
         self._link.subscribe("spBv1.0/#")
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -225,7 +229,7 @@ class Host:
 
     def close(self) -> None:
         self._is_closing = True
-        self._thread.join(DEADLINE_S)
+        self._thread.join(LONG_S)
 
     def _run(self) -> None:
         while not self._is_closing and self._link.is_open:

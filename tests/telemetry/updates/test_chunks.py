@@ -74,7 +74,7 @@ def test_ranges_are_a_set(numbers: list[int], count: int) -> None:
     assert [n for n in gaps if n < count] == [n for n in range(count) if n not in set(numbers)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.randoms(use_true_random=False))
 def test_any_order_and_any_loss_gives_the_file(chance: random.Random) -> None:
     def speak(inbox: Inbox, told: dict[str, Any]) -> None:
