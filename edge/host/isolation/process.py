@@ -88,6 +88,11 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def is_reaped(self) -> bool:
+        """Whether it has ended and its pid is free for another process."""
+        return self._process.returncode is not None
+
     def opened(self, timeout_s: float) -> Opened:
         """Wait until it has opened its variant; 0 for any time.
 

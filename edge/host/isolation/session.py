@@ -57,7 +57,7 @@ class IsolatedSession(Session):
     def pid(self) -> int:
         """Of the worker that runs, or is on its way; 0 if there is none."""
         worker = self._supervisor.current
-        return worker.pid if worker is not None else 0
+        return 0 if worker is None or worker.is_reaped else worker.pid
 
     @property
     def restarts(self) -> int:

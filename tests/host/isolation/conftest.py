@@ -19,12 +19,13 @@ from edge.core import plugins
 from edge.core.manifest import Variant
 from edge.core.profile import load_profile
 from edge.core.tensor import TensorSpec
+from edge.host.isolation import process
 from edge.host.isolation.limits import Limits
 from edge.host.isolation.session import IsolatedSession, open_isolated
 from edge.host.isolation.wire import Order
 
 FRAGILE = """
-import ctypes, logging, os, signal, subprocess, sys, time
+import ctypes, logging, os, signal, sys, time
 from pathlib import Path
 import numpy as np
 from edge.core import errors
@@ -41,8 +42,11 @@ def misbehave(deed):
         sys.exit(7)
     elif deed == "hang":
         time.sleep(60)
-    elif deed == "slow":
-        time.sleep(0.3)
+    elif deed.startswith("await "):
+        path = Path(deed.removeprefix("await "))
+        path.with_suffix(".awaited").touch()
+        while not path.exists():
+            time.sleep(0.005)
     elif deed == "fail":
         raise errors.EngineError("it does not work", hint="try another one")
     elif deed == "bug":
@@ -107,6 +111,7 @@ def fragile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     site.mkdir()
     (site / "sitecustomize.py").write_text(HOOK.format(folder=str(folder)))
     monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setattr(process, "_LISTEN_S", 60.0)  # last words are there, however long it takes
     monkeypatch.setattr(runtimes, "__path__", [*runtimes.__path__, str(folder)])
     known = plugins.folders
     monkeypatch.setattr(
@@ -146,7 +151,7 @@ def open_session() -> Iterator[Open]:
         variant: Variant, folder: Path = Path(), *, limits: Any = None, **options: Any
     ) -> IsolatedSession:
         order = Order("glass", variant.engine, variant, folder, load_profile("host"), options)
-        quick = {"first_timeout_s": 20, "close_timeout_s": 2, "delay_s": 0.01}
+        quick = {"first_timeout_s": 120, "close_timeout_s": 60, "delay_s": 0.01}
         sessions.append(open_isolated(order, Limits(**{**quick, **(limits or {})})))
         return sessions[-1]
 
@@ -177,17 +182,37 @@ def open_fragile(fragile: None, open_session: Open) -> Open:
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
     """No process, no descriptor and no thread stays behind."""
-    threads, fds = set(threading.enumerate()), _descriptors()
+    before = set(threading.enumerate()), _descriptors(), children()
     yield
-    for _ in range(200):
-        alive = {t for t in threading.enumerate() if t not in threads and "worker" in t.name}
-        if not alive and _descriptors() <= fds:
-            break
+
+    def left() -> list[object]:
+        threads, descriptors, processes = before
+        alive = [t for t in threading.enumerate() if t not in threads and "worker" in t.name]
+        more = ["a descriptor"] * (_descriptors() - descriptors)
+        return [*alive, *more, *(children() - processes)]  # a zombie is a child as well
+
+    deadline_s = time.monotonic() + 60
+    while left():
+        assert time.monotonic() < deadline_s, left()
         time.sleep(0.01)
-    assert not alive
-    assert _descriptors() <= fds
-    with pytest.raises(ChildProcessError):  # not even a zombie
-        os.waitpid(-1, os.WNOHANG)
+
+
+def children() -> set[int]:
+    """Processes that this one started."""
+    pids: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that ended meanwhile
+            pids.update(int(pid) for pid in (task / "children").read_text().split())
+    return pids
+
+
+def until(claim: Callable[[], Any]) -> Any:
+    """Wait until it is true, and say what it is."""
+    deadline_s = time.monotonic() + 60
+    while not (result := claim()):
+        assert time.monotonic() < deadline_s, "it did not come true"
+        time.sleep(0.01)
+    return result
 
 
 def _descriptors() -> int:

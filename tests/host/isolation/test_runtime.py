@@ -23,19 +23,13 @@ from edge.core.tensor import TensorSpec
 from edge.host.isolation import limits
 from edge.settings import ModelSettings
 
+from .conftest import children, until
+
 MakeVariant = Callable[..., Variant]
 MakeBundle = Callable[..., Path]
 APART = ModelSettings(isolation="process")
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 DEED = TensorSpec("deed", "string", ("deeds",))
-
-
-def until(claim: Callable[[], object]) -> None:
-    for _ in range(2000):
-        if claim():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come true")
 
 
 @pytest.fixture
@@ -135,13 +129,14 @@ def test_others_miss_nothing_when_a_worker_is_killed_under_load(
         for number in range(1, 3):
             status = next(status for status in runtime.status() if status.name == "frail")
             assert status.worker is not None
+            assert status.worker.pid > 0
             os.kill(status.worker.pid, signal.SIGKILL)
             until(lambda n=number: _restarts(runtime, "frail") == n)
             before = answers["frail"][0]
             until(lambda before=before: answers["frail"][0] > before + 20)
         stop.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
         assert _restarts(runtime, "apart") == 0
         snapshots = {s.name: s.statistics for s in runtime.status()}
     assert [counts[1:] for name, counts in answers.items() if name != "frail"] == [[0, 0], [0, 0]]
@@ -159,23 +154,23 @@ def test_a_model_that_waits_for_its_worker_takes_no_turn(
     glass: Path, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     dead = tmp_path / "dead"
-    options = {"at_open": "hang", "only_if": str(dead)}
+    options = {"at_open": f"await {tmp_path / 'never'}", "only_if": str(dead)}
     with edge.Runtime(
         glass, make_bundle(), models={"glass": APART}, concurrency=1, options=options
     ) as runtime:
         brittle, sound = runtime.model("glass"), runtime.model("product")
-        assert brittle.submit(deed()).result(20)
+        assert brittle.submit(deed()).result(60)
         dead.touch()
         with pytest.raises(EngineError):
-            brittle.submit(deed("kill")).result(20)
+            brittle.submit(deed("kill")).result(60)
         waiting = brittle.submit(deed())
-        assert sound.submit({"x": X}).result(20)
+        assert sound.submit({"x": X}).result(60)
+        until((tmp_path / "never.awaited").exists)
         assert not waiting.done()
         dead.unlink()
         session: Any = brittle.opened.session
-        until(lambda: session.pid)
-        os.kill(session.pid, signal.SIGKILL)
-        np.testing.assert_array_equal(waiting.result(20)["y"], X)
+        os.kill(until(lambda: session.pid), signal.SIGKILL)
+        np.testing.assert_array_equal(waiting.result(60)["y"], X)
 
 
 def test_a_model_whose_worker_failed_for_good_loads_again(
@@ -221,7 +216,7 @@ def test_a_worker_never_outlives_its_host(make_bundle: MakeBundle, how: str) -> 
         worker = int(host.stdout.readline())
         if how == "run":
             host.kill()
-        host.wait(20)
+        host.wait(60)
         assert host.stdout.read() == ""
     until(lambda: not Path(f"/proc/{worker}").exists())
 
@@ -253,16 +248,11 @@ def test_loading_one_stalls_no_other(glass: Path, make_bundle: MakeBundle, tmp_p
         edge.Runtime(glass, make_bundle(), models={"glass": APART}, options=options) as runtime,
     ):
         loading = pool.submit(runtime.model, "glass")
-        until(_children)
+        until(children)
         for _ in range(100):
             runtime.infer("product", {"x": X})
         assert not loading.done()
-        for pid in _children():
+        for pid in children():
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(EngineError, match="SIGKILL"):
-            loading.result(20)
-
-
-def _children() -> list[int]:
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+            loading.result(60)

@@ -18,7 +18,10 @@ import pytest
 from edge.core.errors import EngineError, InputError, UnavailableError
 from edge.core.manifest import Variant
 from edge.core.tensor import TensorSpec
+from edge.host.isolation.process import Worker
 from edge.host.isolation.session import IsolatedSession
+
+from .conftest import until
 
 Open = Callable[..., IsolatedSession]
 MakeVariant = Callable[..., Variant]
@@ -32,14 +35,6 @@ def deed(*what: str, **tensors: np.ndarray) -> dict[str, Any]:
 
 def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
-
-
-def until(claim: Callable[[], object]) -> None:
-    for _ in range(2000):
-        if claim():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come true")
 
 
 def test_a_session_in_a_process_says_what_the_engine_does(
@@ -140,12 +135,15 @@ def test_what_the_worker_held_for_a_while_is_its_peak(open_fragile: Open) -> Non
     assert session.outside_bytes() < session.outside_peak_bytes() - (50 << 20)
 
 
-def test_runs_go_on_at_the_same_time(open_fragile: Open) -> None:
+def test_runs_go_on_at_the_same_time(open_fragile: Open, tmp_path: Path) -> None:
     session = open_fragile(X, limits={"lanes": 2})
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(session.run, deed("slow", x=ONES))
-        until(lambda: session.run(deed(x=ONES)) and not slow.done())
-        slow.result()
+        slow = pool.submit(session.run, deed(f"await {tmp_path / 'end'}", x=ONES))
+        until((tmp_path / "end.awaited").exists)
+        assert session.run(deed(x=ONES))
+        assert not slow.done()
+        (tmp_path / "end").touch()
+        assert slow.result()
 
 
 def test_an_error_of_the_engine_is_the_same_here(open_fragile: Open) -> None:
@@ -190,6 +188,29 @@ def test_a_crash_says_how_and_the_worker_comes_back(
     assert not is_alive(former)
 
 
+def test_a_worker_that_is_gone_has_no_pid_any_more(
+    open_fragile: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+    obituary = Worker._obituary
+
+    def late(worker: Worker, code: int) -> EngineError:
+        assert may_end.wait(60)
+        return obituary(worker, code)
+
+    monkeypatch.setattr(Worker, "_obituary", late)
+    session = open_fragile(X)
+    former = session.pid
+    os.kill(former, signal.SIGKILL)
+    until(lambda: not is_alive(former))
+    try:
+        until(lambda: session.pid == 0)
+        assert session.worker_status().pid == 0
+    finally:
+        may_end.set()
+    assert until(lambda: session.pid) != former
+
+
 def test_a_crash_takes_only_the_runs_along_that_are_in_flight(
     open_fragile: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -206,9 +227,9 @@ def test_a_crash_takes_only_the_runs_along_that_are_in_flight(
 
 
 def test_a_run_that_takes_too_long_costs_the_worker_its_life(open_fragile: Open) -> None:
-    session = open_fragile(X, limits={"timeout_s": 0.2})
+    session = open_fragile(X, limits={"timeout_s": 3})
     former = session.pid
-    with pytest.raises(EngineError, match=r"took more than 0.2 s for a run and was killed") as late:
+    with pytest.raises(EngineError, match=r"took more than 3 s for a run and was killed") as late:
         session.run(deed("hang", x=ONES))
     assert "timeout_s" in late.value.hint
     assert session.run(deed(x=ONES))
@@ -301,20 +322,20 @@ def test_what_a_worker_logs_is_in_the_hosts_log(
     assert capfd.readouterr().out == ""
 
 
-def test_close_lets_a_run_end_and_refuses_others(
-    open_fragile: Open, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_close_lets_a_run_end_and_refuses_others(open_fragile: Open, tmp_path: Path) -> None:
     session = open_fragile(X)
     pid = session.pid
-    with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(session.run, deed("log", "slow", x=ONES))
-        until(lambda: "it creaks" in caplog.text)
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(session.run, deed(f"await {tmp_path / 'end'}", x=ONES))
+        until((tmp_path / "end.awaited").exists)
         closing = [threading.Thread(target=session.close) for _ in range(3)]
         for thread in closing:
             thread.start()
         until(lambda: session._supervisor.worker is None)
+        late = pool.submit(session.run, deed(x=ONES))
+        (tmp_path / "end").touch()
         with pytest.raises(UnavailableError, match="closed"):
-            session.run(deed(x=ONES))
+            late.result()
         np.testing.assert_array_equal(slow.result()["y"], ONES)
         for thread in closing:
             thread.join()
@@ -367,14 +388,14 @@ def test_no_deadlock_whenever_a_worker_is_killed(open_fragile: Open) -> None:
     random = np.random.default_rng(7)
     for _ in range(12):
         time.sleep(random.uniform(0, 0.5))
-        if session.pid:
+        if pid := session.pid:
             with contextlib.suppress(ProcessLookupError):  # it may be gone by now
-                os.kill(session.pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
     before = answers["right"]
     until(lambda: answers["right"] > before + 100)
     stop.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
     assert answers["wrong"] == 0
     assert answers["failed"] <= 12 * 3
