@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,11 @@ class Bsp:
         if not (self.rootfs / "etc/os-release").is_file():
             yield Problem("its rootfs is empty", _PREPARE)
             return
+        sudo = self.rootfs / "usr/bin/sudo"
+        if sudo.is_file() and not (sudo.stat().st_mode & stat.S_ISUID and sudo.stat().st_uid == 0):
+            yield Problem(
+                "its rootfs was not unpacked as root, and sudo would fail there", _PREPARE
+            )
         if not (self.path / _RELEASE).is_file():
             yield Problem("its rootfs has no NVIDIA drivers", "sudo ./apply_binaries.sh")
         python = self._python()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -17,24 +21,27 @@ from edge.deploy.flash.personal import Personal
 from edge.deploy.flash.vendor import Call
 from edge.deploy.overlay import Placed
 
-NVIDIA = "0955"
-
 _KEPT = ".edge"
 _LOG = "edge-flash.log"
 _CREATE_USER = "tools/l4t_create_default_user.sh"
 _ACCOUNTS = (
     *("passwd", "passwd-", "group", "group-", "shadow", "shadow-", "gshadow", "gshadow-"),
     *("subuid", "subuid-", "subgid", "subgid-", "hostname", "hosts", "gdm3/custom.conf"),
-    *("systemd/system/default.target", "nv-oem-config.conf", "nv/.accepted"),
+    *("systemd/system/default.target", "nv/nvautoconfig"),
 )
-"""In etc/: what NVIDIA's script changes as it makes a user."""
+"""In etc/: what NVIDIA's script changes as it makes a user (BSPs r35.6 to r38.4)."""
+_WIZARD = re.compile(r"nv-(oem-config|oobe)\.target")
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Files for the root folder, and programs of the BSP, in this order."""
+    """Files for the root folder, and programs of the BSP, in this order.
+
+    Without files, those that an earlier flash laid stay.
+    """
 
     files: tuple[Placed, ...]
     calls: tuple[Call, ...]
+    user: str = ""
 
 
 def check(bsp: Bsp, profile: DeviceProfile) -> None:
@@ -53,18 +60,18 @@ def check(bsp: Bsp, profile: DeviceProfile) -> None:
 def plan(bsp: Bsp, placed: Sequence[Placed], personal: Personal, calls: Iterable[Call]) -> Plan:
     """What is to be done.
 
-    NVIDIA's first boot asks for a user and a licence unless there is a user. Its password is
-    random and known to nobody; at the first boot it is taken away.
+    NVIDIA's first boot waits for somebody to answer its questions, unless its script has made a
+    user. Its password is random, shown to nobody, and gone from the root folder right after.
     """
     user: tuple[Call, ...] = ()
-    if personal.user and not _has_user(bsp, personal.user):
+    if personal.user and not _is_made(bsp, personal.user):
         if not bsp.has(_CREATE_USER):
             raise InputError(f"{bsp.path} has no {_CREATE_USER}", hint="unpack the BSP again")
         name = personal.hostname.replace("{serial}", "jetson")
         password = secrets.token_urlsafe(24)
         options = ("-u", personal.user, "-p", password, "-n", name, "--accept-license")
         user = (Call((f"./{_CREATE_USER}", *options), secret=password),)
-    return Plan(tuple(placed), (*user, *calls))
+    return Plan(tuple(placed), (*user, *calls), personal.user)
 
 
 def carry_out(bsp: Bsp, plan: Plan, tell: Tell) -> None:
@@ -74,40 +81,76 @@ def carry_out(bsp: Bsp, plan: Plan, tell: Tell) -> None:
         InputError: The root folder can not take the files.
         UnavailableError: A program failed, with what is known of that failure.
     """
-    ledger = _ledger(bsp)
-    try:
-        ledger.lay(plan.files)
-        ledger.keep(f"/etc/{name}" for name in _ACCOUNTS)
-    except OSError as error:
-        raise UnavailableError(
-            f"can not write below {bsp.rootfs}: {error.strerror}",
-            hint="files there belong to root: the same command with sudo",
-        ) from error
-    for call in plan.calls:
-        follow(call, bsp.path, bsp.path / _LOG, tell)
+    with _alone(bsp):
+        if plan.files:
+            _lay(bsp, plan)
+        for call in plan.calls:
+            follow(call, bsp.path, bsp.path / _LOG, tell)
+            if call.secret:
+                _take_password(bsp, plan.user)
 
 
 def take_back(bsp: Bsp) -> list[str]:
     """Make the root folder what it was before the first flash, and tell what changed.
 
-    A home folder that NVIDIA's script made stays.
+    Raises:
+        UnavailableError: Another flash is under way there.
     """
-    return _ledger(bsp).take_back()
-
-
-def boards_in_recovery(root: Path = Path("/")) -> list[str]:
-    """Products of NVIDIA on USB, as ``7523``: a board that is up shows as another one."""
-    found = []
-    for vendor in sorted((root / "sys/bus/usb/devices").glob("*/idVendor")):
-        if vendor.read_text().strip() == NVIDIA:
-            found.append((vendor.parent / "idProduct").read_text().strip())
-    return found
+    with _alone(bsp):
+        return _ledger(bsp).take_back()
 
 
 def _ledger(bsp: Bsp) -> Ledger:
     return Ledger(bsp.rootfs, bsp.path / _KEPT)
 
 
-def _has_user(bsp: Bsp, user: str) -> bool:
-    accounts = bsp.rootfs / "etc/passwd"
-    return accounts.is_file() and f"\n{user}:" in f"\n{accounts.read_text()}"
+@contextmanager
+def _alone(bsp: Bsp) -> Iterator[None]:
+    """NVIDIA's tools work in the BSP itself: two at once would spoil each other's images."""
+    try:
+        lock = os.open(bsp.path / _LOG, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _not_root(bsp.path, error) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UnavailableError(
+            f"another flash is under way with {bsp.path}",
+            hint="wait for it, or unpack the BSP once more beside it",
+        ) from error
+    finally:
+        os.close(lock)
+
+
+def _lay(bsp: Bsp, plan: Plan) -> None:
+    ledger = _ledger(bsp)
+    home = f"/home/{plan.user}"
+    try:
+        ledger.lay(plan.files)
+        ledger.keep(f"/etc/{name}" for name in _ACCOUNTS)
+        if plan.user and not (bsp.rootfs / home.lstrip("/")).exists():
+            ledger.keep([home])
+    except OSError as error:
+        raise _not_root(bsp.rootfs, error) from error
+
+
+def _not_root(folder: Path, error: OSError) -> UnavailableError:
+    return UnavailableError(
+        f"can not write below {folder}: {error.strerror}",
+        hint="files there belong to root: the same command with sudo",
+    )
+
+
+def _take_password(bsp: Bsp, user: str) -> None:
+    accounts = bsp.rootfs / "etc/shadow"
+    if accounts.is_file():
+        text = re.sub(rf"^{user}:[^:]*:", f"{user}:*:", accounts.read_text(), flags=re.MULTILINE)
+        accounts.write_text(text)
+
+
+def _is_made(bsp: Bsp, user: str) -> bool:
+    """Whether NVIDIA's script came to its end: apply_binaries.sh asks for the wizard once more."""
+    accounts, start = bsp.rootfs / "etc/passwd", bsp.rootfs / "etc/systemd/system/default.target"
+    asks = start.is_symlink() and _WIZARD.search(str(start.readlink()))
+    return not asks and accounts.is_file() and f"\n{user}:" in f"\n{accounts.read_text()}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from edge.core.errors import InputError
+from edge.deploy.flash.boards import HOSTNAME, Board, Wired, require_reachable
 from edge.deploy.ondevice.layout import Layout
 from edge.deploy.overlay import Placed
 
@@ -15,7 +16,6 @@ SERIAL = "{serial}"
 DEFAULT_HOSTNAME = f"edge-{SERIAL}"
 
 _PROGRAMS = Path(__file__).parent / "first_boot"
-_HOSTNAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _NETWORKS = {
     ".nmconnection": ("/etc/NetworkManager/system-connections", 0o600),  # else it is ignored
@@ -26,7 +26,8 @@ _KEY = re.compile(r"(?:ssh-(?:ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+) [A-Za-z0-9+/=]
 
 
 class Personal(msgspec.Struct, frozen=True):
-    """``hostname`` may hold ``{serial}``, which each board replaces by its own.
+    """``hostname`` may hold ``{serial}``, which each board replaces by its own. Those in ``boards``
+    have the names and addresses that it says.
 
     ``user`` may log in with one of ``ssh_keys`` (public ones, a line each), has no password and may
     become root; empty for none. ``environment`` is for the service: EDGE_* variables. ``network``
@@ -38,6 +39,8 @@ class Personal(msgspec.Struct, frozen=True):
     """
 
     hostname: str = DEFAULT_HOSTNAME
+    boards: tuple[Board, ...] = ()
+    wired: Wired = Wired()
     user: str = ""
     ssh_keys: tuple[str, ...] = ()
     environment: dict[str, str] = {}
@@ -45,11 +48,12 @@ class Personal(msgspec.Struct, frozen=True):
     trusted: dict[str, str] = {}
 
     def __post_init__(self) -> None:
-        if not _HOSTNAME.fullmatch(self.hostname.replace(SERIAL, "0")):
+        if not HOSTNAME.fullmatch(self.hostname.replace(SERIAL, "0")):
             raise InputError(
                 f"{self.hostname!r} is no host name",
                 hint="letters, digits and hyphens; {serial} stands for the board's serial number",
             )
+        require_reachable(self.wired, self.boards)
         if self.user and not _USER.fullmatch(self.user):
             raise InputError(f"{self.user!r} is no name of a user")
         if bool(self.user) != bool(self.ssh_keys):
@@ -85,6 +89,16 @@ def personal_files(personal: Personal, layout: Layout | None = None) -> list[Pla
     layout = layout or Layout()
     kept = f"{layout.etc}/first-boot"
     files = [Placed(f"{kept}/hostname", f"{personal.hostname}\n".encode())]
+    tables = {
+        "boards": [str(board) for board in personal.boards],
+        "gateway": [personal.wired.gateway] if personal.wired.gateway else [],
+        "dns": personal.wired.dns,
+    }
+    files += [
+        Placed(f"{kept}/{name}", "".join(f"{line}\n" for line in lines).encode())
+        for name, lines in tables.items()
+        if lines
+    ]
     if personal.user:
         keys = "".join(f"{key.strip()}\n" for key in personal.ssh_keys)
         rule = f"{personal.user} ALL=(ALL) NOPASSWD: ALL\n"

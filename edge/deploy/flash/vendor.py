@@ -25,7 +25,29 @@ _QSPI_LAYOUT = "bootloader/generic/cfg/flash_t234_qspi.xml"
 _IMAGE_CREATOR = "tools/jetson-disk-image-creator.sh"
 _IMAGE_DEVICES = {"sd": "SD", "usb": "USB"}
 _NEW_TOOLS = 38
-"""The release since which the initrd tool knows each board's layouts by itself."""
+"""The release since which the .conf of a board without storage of its own names the layouts.
+
+Its Quick Start adds --erase-all, which is left out: of an NVMe drive it may take longer than the
+tool waits for the board, and the QSPI memory is erased in any case.
+"""
+_FAB_AND_CHIP = {
+    "3701-0000": ("300", "D0"),
+    "3701-0004": ("300", "D2"),
+    "3701-0005": ("300", "D0"),
+    "3701-0008": ("300", "90"),
+    "3767-0000": ("300", "D3"),
+    "3767-0001": ("300", "D4"),
+    "3767-0003": ("300", "D5"),
+    "3767-0004": ("300", "D6"),
+    "3767-0005": ("300", "D5"),
+    "3834-0000": ("400", "E2"),
+    "3834-0008": ("401", "A0"),
+}
+"""What is else read from a module: without the chip, the boot processor's firmware is another's.
+
+From jetson_board_spec.cfg of BSP r39.2 (for 3767 it has 000, which none that is sold has). Up to
+FAB 400, Thor's 3834-0008 has another power supply.
+"""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -40,8 +62,11 @@ class Call(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         settings = [f"{name}={value}" for name, value in self.environment.items()]
-        shown = ["HIDDEN" if self.secret and one == self.secret else one for one in self.arguments]
-        return " ".join([*settings, shlex.join(shown)])
+        return self.without_secret(" ".join([*settings, shlex.join(self.arguments)]))
+
+    def without_secret(self, text: str) -> str:
+        """What the program says may hold it: NVIDIA's script prints the password it is given."""
+        return text.replace(self.secret, "HIDDEN") if self.secret else text
 
 
 def flash_board(bsp: Bsp, flash: Flash, storage: str) -> Call:
@@ -78,8 +103,11 @@ def make_massflash(bsp: Bsp, flash: Flash, storage: str, count: int, module: str
 
 
 def run_massflash(bsp: Bsp, flash: Flash, count: int) -> Call:
-    """Write up to ``count`` boards that are in recovery mode on USB."""
-    options = ("--flash-only", "--massflash", str(count), "--network", "usb0", "--showlogs")
+    """Write up to ``count`` boards that are in recovery mode on USB.
+
+    Without ``--showlogs``, which opens a terminal for each board on this machine's screen.
+    """
+    options = ("--flash-only", "--massflash", str(count), "--network", "usb0")
     return Call((*_initrd_flash(bsp), *options, flash.board))
 
 
@@ -105,6 +133,7 @@ def write_disk(bsp: Bsp, flash: Flash, storage: str, disk: str, module: str) -> 
     _require_storage(flash, storage)
     if storage == "internal":
         raise InputError("what is soldered to a board is not written from here")
+    _require(bsp, _EXTERNAL_LAYOUT)
     return Call(
         (
             *_initrd_flash(bsp),
@@ -120,10 +149,12 @@ def _layouts(bsp: Bsp, flash: Flash, storage: str) -> tuple[str, ...]:
     if storage == "internal":
         return ()
     device = ("--external-device", DEVICES[storage])
-    if _has_new_tools(bsp):
+    if _has_new_tools(bsp) and not flash.has_internal:
         return device
     _require(bsp, _EXTERNAL_LAYOUT)
     layouts: tuple[str, ...] = (*device, "-c", _EXTERNAL_LAYOUT)
+    if _has_new_tools(bsp):
+        return layouts
     if not flash.has_internal:
         _require(bsp, _QSPI_LAYOUT)
         layouts = (*layouts, "-p", f"-c {_QSPI_LAYOUT}")
@@ -151,7 +182,9 @@ def _module(module: str) -> dict[str, str]:
             f"{module!r} is no module",
             hint="board and SKU, as on its label: --module 3767-0005",
         )
-    return {"BOARDID": board, "BOARDSKU": sku, "FAB": "300"}
+    fab, chip = _FAB_AND_CHIP.get(module, ("300", ""))
+    named = {"BOARDID": board, "BOARDSKU": sku, "FAB": fab}
+    return {**named, "CHIP_SKU": f"00:00:00:{chip}"} if chip else named
 
 
 def _initrd_flash(bsp: Bsp) -> tuple[str, ...]:

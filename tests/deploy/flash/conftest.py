@@ -16,10 +16,22 @@ echo "BOARDID=$BOARDID BOARDSKU=$BOARDSKU OVERLAY=$ADDITIONAL_DTB_OVERLAY_OPT $0
 [ ! -f say ] || cat say
 [ ! -f fail ] || exit "$(cat fail)"
 """
+# In the order in which NVIDIA's does it; there are releases that touch nvautoconfig, and others.
 _CREATE_USER = """#!/bin/sh
+set -e
 echo "$0 -u $2 -n $6 $7" >> calls
-echo "$2:x:1000:1000::/home/$2:/bin/bash" >> rootfs/etc/passwd
+echo "Creating: Username - $2, Password - $4, Autologin - false"
+if ! grep -q "^$2:" rootfs/etc/passwd; then
+  echo "$2:x:1000:1000::/home/$2:/bin/bash" >> rootfs/etc/passwd
+  echo "$2:\\$1\\$salt\\$$4:20000:0:99999:7:::" >> rootfs/etc/shadow
+  mkdir -p "rootfs/home/$2"
+fi
+[ ! -f fail-user ] || exit 1
+rm -f rootfs/etc/systemd/system/default.target
+mkdir -p rootfs/etc/nv && touch rootfs/etc/nv/nvautoconfig
+echo "$6" > rootfs/etc/hostname
 """
+WIZARD = "/lib/systemd/system/nv-oem-config.target"
 
 MakeBsp = Callable[..., Path]
 
@@ -35,6 +47,7 @@ def make_bsp(tmp_path: Path) -> MakeBsp:
             "rootfs/etc/os-release": "ID=ubuntu\n",
             "rootfs/etc/nv_tegra_release": f"# R{branch} (release), REVISION: {major}.{minor}, X",
             "rootfs/etc/passwd": "root:x:0:0:root:/root:/bin/bash\n",
+            "rootfs/etc/shadow": "root:*:20000:0:99999:7:::\n",
             "rootfs/etc/hostname": "tegra-ubuntu\n",
             "tools/kernel_flash/flash_l4t_t234_nvme.xml": "<partition_layout/>",
             "bootloader/generic/cfg/flash_t234_qspi.xml": "<partition_layout/>",
@@ -50,6 +63,8 @@ def make_bsp(tmp_path: Path) -> MakeBsp:
         (folder / "tools/l4t_create_default_user.sh").write_text(_CREATE_USER)
         for name in (*scripts, "tools/l4t_create_default_user.sh"):
             (folder / name).chmod(0o755)
+        (folder / "rootfs/etc/systemd/system").mkdir(parents=True)
+        (folder / "rootfs/etc/systemd/system/default.target").symlink_to(WIZARD)
         (folder / "rootfs/usr/bin").mkdir(parents=True)
         (folder / "rootfs/usr/bin/python3").symlink_to(f"python{python}")
         return folder

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
 from edge.core.errors import InputError
+from edge.deploy.flash.boards import ANY, Board, Wired
 from edge.deploy.flash.personal import Personal, personal_files
 from edge.deploy.overlay import Placed, lay
 
@@ -80,6 +82,8 @@ def device(tmp_path: Path) -> Path:
     """A folder that the programs take for the device's root: their paths are rewritten."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    (tmp_path / "sys/class/net/eth0").mkdir(parents=True)
+    (tmp_path / "sys/class/net/eth0/address").write_text("48:b0:2d:00:00:01\n")
     lay(personal_files(Personal(hostname="Cam-{serial}".lower())), tmp_path)
     return tmp_path
 
@@ -91,12 +95,13 @@ def _run(device: Path, program: str) -> None:
     (tools / "hostname").write_text(
         f'#!/bin/sh\n[ $# = 0 ] && cat {device}/name || echo "$1" > {device}/name\n'
     )
-    for name in ("systemctl", "chown", "ssh-keygen"):
+    for name in ("systemctl", "chown", "ssh-keygen", "nmcli", "networkctl"):
         (tools / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {device}/calls\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
     text = (device / f"etc/edge/first-boot.d/{program}").read_text()
-    text = text.replace("/etc/", f"{device}/etc/").replace("/proc/", f"{device}/proc/")
+    for folder in ("/etc/", "/proc/", "/sys/"):
+        text = text.replace(folder, f"{device}{folder}")
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
     done = subprocess.run(["sh", "-c", text], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -116,6 +121,63 @@ def test_board_without_a_serial_number_takes_its_machine_id(device: Path) -> Non
     hosts = (device / "etc/hosts").read_text()
     _run(device, "10-name")
     assert (device / "etc/hosts").read_text() == hosts, "the second time changes nothing"
+
+
+def test_name_that_the_image_was_made_with_is_replaced(device: Path) -> None:
+    (device / "etc/hosts").write_text("127.0.0.1 localhost\n127.0.1.1 cam-jetson\n")
+    _run(device, "10-name")
+    assert (device / "etc/hosts").read_text() == "127.0.0.1 localhost\n127.0.1.1 cam-0123456789ab\n"
+
+
+TABLE = (Board("1421322000042", "door", "10.0.0.7/24"), Board("48:b0:2d:00:00:01", "gate"))
+WIRED = Wired("10.0.0.1", ("10.0.0.2", "10.0.0.3"))
+
+
+def _serial(device: Path, number: str) -> None:
+    (device / "proc/device-tree").mkdir(parents=True)
+    (device / "proc/device-tree/serial-number").write_bytes(f"{number}\0".encode())
+
+
+def test_board_in_the_table_has_the_name_and_address_of_its_serial_number(device: Path) -> None:
+    lay(personal_files(Personal(boards=TABLE, wired=WIRED)), device)
+    _serial(device, "1421322000042")
+    (device / "etc/NetworkManager").mkdir()
+    _run(device, "10-name")
+    assert (device / "etc/hostname").read_text() == "door\n"
+    connection = device / "etc/NetworkManager/system-connections/edge.nmconnection"
+    assert connection.stat().st_mode & 0o777 == 0o600
+    found = ConfigParser()
+    found.read_string(connection.read_text())
+    assert dict(found["ipv4"]) == {
+        "method": "manual",
+        "address1": "10.0.0.7/24,10.0.0.1",
+        "dns": "10.0.0.2;10.0.0.3;",
+    }
+    assert "nmcli --wait 20 connection up edge" in (device / "calls").read_text()
+
+
+def test_board_in_the_table_is_known_by_its_mac_address(device: Path) -> None:
+    lay(personal_files(Personal(boards=TABLE)), device)
+    _serial(device, "1421322000099")
+    _run(device, "10-name")
+    assert (device / "etc/hostname").read_text() == "gate\n"
+    assert not list((device / "etc").rglob("*edge.n*")), "it has no address of its own"
+
+
+def test_board_that_is_not_in_the_table_takes_its_serial_number(device: Path) -> None:
+    lay(personal_files(Personal(hostname="cam-{serial}", boards=TABLE[:1])), device)
+    _run(device, "10-name")
+    assert (device / "etc/hostname").read_text() == "cam-0123456789ab\n"
+
+
+def test_address_of_a_single_device_goes_to_whoever_sets_it(device: Path) -> None:
+    boards = (Board(ANY, address="10.0.0.7/24"),)
+    lay(personal_files(Personal(hostname="cam", boards=boards, wired=WIRED)), device)
+    _run(device, "10-name")
+    assert (device / "etc/hostname").read_text() == "cam\n"
+    lines = (device / "etc/systemd/network/10-edge.network").read_text().splitlines()
+    assert lines[4:] == ["Address=10.0.0.7/24", "Gateway=10.0.0.1", "DNS=10.0.0.2", "DNS=10.0.0.3"]
+    assert "networkctl reload" in (device / "calls").read_text()
 
 
 def test_keys_are_made_once_and_the_request_names_the_device(device: Path) -> None:

@@ -42,6 +42,13 @@ DOCUMENTED = {
         "./l4t_initrd_flash.sh --external-device nvme0n1p1 --showlogs "
         "jetson-orin-nano-devkit internal"
     ),
+    # Unlike the boards without storage of their own, its .conf names no layout (BSP r39.2).
+    ("jetson-agx-orin-64gb-jp7", "nvme"): (
+        "ADDITIONAL_DTB_OVERLAY_OPT=BootOrderNvme.dtbo ./l4t_initrd_flash.sh "
+        "--external-device nvme0n1p1 -c tools/kernel_flash/flash_l4t_t234_nvme.xml --showlogs "
+        "jetson-agx-orin-devkit external"
+    ),
+    ("jetson-orin-nx-8gb", "usb"): _NANO.format(device="sda1", board="jetson-orin-nano-devkit"),
 }
 
 
@@ -72,12 +79,32 @@ def test_every_board_can_be_flashed_to_all_its_storage(make_bsp: MakeBsp, name: 
 def test_massflash_is_made_without_a_board_and_run_with_many(make_bsp: MakeBsp) -> None:
     bsp, flash = Bsp(make_bsp()), load_profile("jetson-orin-nx-16gb").flash
     made = vendor.make_massflash(bsp, flash, "nvme", 5, flash.module)
-    assert made.environment == {"BOARDID": "3767", "BOARDSKU": "0000", "FAB": "300"}
+    assert made.environment == {
+        "BOARDID": "3767",
+        "BOARDSKU": "0000",
+        "FAB": "300",
+        "CHIP_SKU": "00:00:00:D3",
+    }
     assert made.arguments[1:4] == ("--no-flash", "--massflash", "5")
     assert made.arguments.count("--network") == 1
     run = vendor.run_massflash(bsp, flash, 5)
     assert run.arguments[1:4] == ("--flash-only", "--massflash", "5")
     assert run.environment == {}
+    assert "--showlogs" not in run.arguments, "it opens a terminal for each board"
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_chip_of_each_module_is_told_where_none_is_read(make_bsp: MakeBsp, name: str) -> None:
+    flash, bsp = load_profile(name).flash, _bsp(make_bsp, name)
+    made = vendor.make_massflash(bsp, flash, flash.storage[0], 5, flash.module)
+    assert made.environment["CHIP_SKU"].startswith("00:00:00:")
+    assert (made.environment["FAB"] > "400") == (flash.module == "3834-0008")
+
+
+def test_module_that_is_not_known_is_named_as_it_is(make_bsp: MakeBsp) -> None:
+    flash = load_profile("jetson-orin-nx-16gb").flash
+    made = vendor.make_massflash(Bsp(make_bsp()), flash, "nvme", 2, "3767-0009")
+    assert made.environment == {"BOARDID": "3767", "BOARDSKU": "0009", "FAB": "300"}
 
 
 def test_images_are_for_cards_and_sticks(make_bsp: MakeBsp) -> None:
@@ -102,7 +129,7 @@ def test_storage_that_a_board_has_not_is_refused(make_bsp: MakeBsp) -> None:
     flash = load_profile("jetson-orin-nx-16gb").flash
     with pytest.raises(InputError, match="no sd storage") as caught:
         vendor.flash_board(Bsp(make_bsp()), flash, "sd")
-    assert caught.value.hint == "one of nvme"
+    assert caught.value.hint == "one of nvme, usb"
 
 
 @pytest.mark.parametrize("module", ["", "3767", "orin-nano", "3767-"])

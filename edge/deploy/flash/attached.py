@@ -1,0 +1,57 @@
+"""What is attached to this machine: boards on USB, and drives that belong into boards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge.core.errors import InputError
+from edge.core.profile import Flash
+
+_NVIDIA = "0955"
+_UP = "7020"
+"""A Jetson that runs Linux, whichever it is."""
+
+
+def boards_on_usb(root: Path = Path("/")) -> list[str]:
+    """Products of NVIDIA on USB, as ``7523``: a board that is up shows as another one."""
+    found = []
+    for vendor in sorted((root / "sys/bus/usb/devices").glob("*/idVendor")):
+        if vendor.read_text().strip() == _NVIDIA:
+            found.append((vendor.parent / "idProduct").read_text().strip())
+    return found
+
+
+def doubts(flash: Flash, found: Sequence[str]) -> str:
+    """What speaks against flashing the products ``found`` on USB; empty for nothing."""
+    others = sorted({product for product in found if product != flash.usb})
+    if not found:
+        return "no board of NVIDIA's is on USB: the tool may wait for one"
+    if _UP in others:
+        return "a board on USB is up, and not in recovery mode (0955:7020)"
+    if flash.usb and others:
+        return (
+            f"on USB is 0955:{', 0955:'.join(others)}, and a module {flash.module} in recovery "
+            f"mode is 0955:{flash.usb}: is it another one?"
+        )
+    return ""
+
+
+def require_unused(disk: str, root: Path = Path("/")) -> None:
+    """
+    Raises:
+        InputError: This machine has no such disk, or uses it: it would be overwritten.
+    """
+    folder = root / "sys/block" / disk
+    if not disk or not folder.is_dir():
+        raise InputError(f"{disk!r} is no disk of this machine", hint="lsblk -d lists them")
+    mounts = (root / "proc/self/mounts").read_text() + (root / "proc/swaps").read_text()
+    parts = [disk, *(path.parent.name for path in folder.glob("*/partition"))]
+    used = [part for part in parts if re.search(rf"^/dev/{part}\s", mounts, re.MULTILINE)]
+    used += [path.parent.parent.name for path in folder.glob("**/holders/*")]
+    if used:
+        raise InputError(
+            f"/dev/{disk} is in use ({', '.join(sorted(set(used)))})",
+            hint="all on it would be lost: lsblk shows what it is; unmount it if it is the one",
+        )

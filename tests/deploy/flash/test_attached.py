@@ -1,0 +1,68 @@
+"""What is attached to this machine is looked at before it is written to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge.core.errors import InputError
+from edge.core.profile import load_profile
+from edge.deploy.flash import attached
+
+FLASH = load_profile("jetson-orin-nano-8gb").flash
+
+
+def test_boards_of_nvidia_are_seen_on_usb(tmp_path: Path) -> None:
+    for name, vendor, product in (("1-2", "0955", "7523"), ("1-3", "046d", "c31c")):
+        device = tmp_path / "sys/bus/usb/devices" / name
+        device.mkdir(parents=True)
+        (device / "idVendor").write_text(f"{vendor}\n")
+        (device / "idProduct").write_text(f"{product}\n")
+    assert attached.boards_on_usb(tmp_path) == ["7523"]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([], "no board of NVIDIA's"),
+        (["7020"], "is up, and not in recovery mode"),
+        (["7523", "7323"], "0955:7323, and a module 3767-0005"),
+    ],
+)
+def test_what_speaks_against_a_flash_is_said(found: list[str], said: str) -> None:
+    assert said in attached.doubts(FLASH, found)
+
+
+def test_boards_that_fit_raise_no_doubts() -> None:
+    assert attached.doubts(FLASH, ["7523", "7523"]) == ""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """With a system on sda, swap on sdb1, a volume group on sdc2 and nothing on sdd1."""
+    for disk, part in (("sda", "sda1"), ("sdb", "sdb1"), ("sdc", "sdc2"), ("sdd", "sdd1")):
+        folder = tmp_path / "sys/block" / disk / part
+        (folder / "holders").mkdir(parents=True)
+        (folder / "partition").touch()
+    (tmp_path / "sys/block/sdc/sdc2/holders/dm-0").touch()
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/mounts").write_text("/dev/sda1 / ext4 rw 0 0\n")
+    (tmp_path / "proc/swaps").write_text("Filename Type\n/dev/sdb1 partition 1 0 -2\n")
+    return tmp_path
+
+
+def test_drive_that_nobody_uses_is_written(machine: Path) -> None:
+    attached.require_unused("sdd", machine)
+
+
+@pytest.mark.parametrize(("disk", "part"), [("sda", "sda1"), ("sdb", "sdb1"), ("sdc", "sdc2")])
+def test_drive_that_this_machine_uses_is_not_written(machine: Path, disk: str, part: str) -> None:
+    with pytest.raises(InputError, match=rf"/dev/{disk} is in use \({part}\)"):
+        attached.require_unused(disk, machine)
+
+
+@pytest.mark.parametrize("disk", ["", "sdz", "sda1"])
+def test_what_is_no_drive_is_not_written(machine: Path, disk: str) -> None:
+    with pytest.raises(InputError, match="is no disk of this machine"):
+        attached.require_unused(disk, machine)
