@@ -44,16 +44,23 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class Waker:
-    """Ends the wait of a thread in ``Link.step`` or in ``wait``; any thread may wake."""
+    """Ends the wait of a thread in ``Link.step`` or in ``wait``; any thread may wake.
+
+    That thread looks for what there is to do after each of its waits: it is woken once for all
+    that came before it did.
+    """
 
     def __init__(self) -> None:
         self._reading, self._writing = socket.socketpair()
         self._reading.setblocking(False)
         self._writing.setblocking(False)
+        self._is_woken = False
 
     def wake(self) -> None:
-        with contextlib.suppress(OSError):  # full, so it is awake already; or closed
-            self._writing.send(b"\0")
+        if not self._is_woken:
+            self._is_woken = True
+            with contextlib.suppress(OSError):  # closed
+                self._writing.send(b"\0")
 
     def fileno(self) -> int:
         return self._reading.fileno()
@@ -62,6 +69,7 @@ class Waker:
         with contextlib.suppress(BlockingIOError):
             while self._reading.recv(4096):
                 pass
+        self._is_woken = False  # who finds it set before now has put what we look for after this
 
     def wait(self, timeout_s: float) -> None:
         with selectors.DefaultSelector() as selector:

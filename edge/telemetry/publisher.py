@@ -18,6 +18,7 @@ from edge.sensors import device_sensors
 from edge.settings import MEMORY, Mqtt, Settings
 from edge.telemetry.address import brokers_of
 from edge.telemetry.commands import Steering, steer
+from edge.telemetry.courtesy import give_way
 from edge.telemetry.formats import Format, Outlet, formats
 from edge.telemetry.reports import Report, Reporter, Source, Subject, reporters
 from edge.telemetry.sender import Delivery, Sender, SenderStatus
@@ -123,6 +124,7 @@ class Publisher:
         for name, reporter in self._reporters.items():
             with self._guarded(name):
                 reports.extend(reporter.look(now_ns, is_due=is_due))
+            give_way()
         joined = _joined(reports)
         for name, told_as in self._formats.items():
             with self._guarded(name):

@@ -104,6 +104,7 @@ class Sender:
         self._floor = ClockFloor(delivery.clock)
         self._moving_to: int | None = None
         self._closing_s: float | None = None
+        self._closing = threading.Event()
         self._hold_history_s = 0.0
         self._noted = ("connecting", "")
         self._sealing = threading.Lock()
@@ -163,6 +164,7 @@ class Sender:
         """
         self._hold_history_s = time.monotonic() + timeout_s / 2
         self._closing_s = time.monotonic() + timeout_s
+        self._closing.set()
         self._waker.wake()
         self._thread.join(timeout_s + _TICK_S)
         if not self._thread.is_alive():  # else it hangs in a name look-up, and dies with us
@@ -194,7 +196,7 @@ class Sender:
         if wait_s:
             state = "refused" if link.state == "refused" else "unreachable"
             self._note(state, self._rotation.why())
-            self._wait(min(wait_s, _CLOCK_WAIT_S) if is_soon else wait_s)
+            self._closing.wait(min(wait_s, _CLOCK_WAIT_S) if is_soon else wait_s)
         elif self.state == "connected":
             self.state = "connecting"
 
@@ -301,11 +303,6 @@ class Sender:
         if self._closing_s is None:
             return tick_s
         return min(tick_s, max(0.0, self._closing_s - time.monotonic()))
-
-    def _wait(self, seconds: float) -> None:
-        until_s = time.monotonic() + seconds
-        while self._closing_s is None and (left_s := until_s - time.monotonic()) > 0:
-            self._waker.wait(left_s)
 
     def _note(self, state: str, reason: str) -> None:
         """Log a change of state or broker, not each try."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from patience import LONG_S
 
 from edge.telemetry.address import parse_address
-from edge.telemetry.link import Link, Will
+from edge.telemetry.link import Link, Waker, Will
 
 
 @pytest.fixture
@@ -70,3 +71,22 @@ def _settle(reader: Link) -> None:
     """Until the subscription holds: what it sends itself comes back."""
     reader.send("t/echo", b"", is_retained=False)
     assert _next(reader).topic == "t/echo"
+
+
+def test_a_waker_wakes_once_for_all_that_came_before_and_again_for_what_comes_after() -> None:
+    waker = Waker()
+    for _ in range(3):
+        waker.wake()
+    assert _is_awake(waker)
+    waker.clear()
+    assert not _is_awake(waker)
+    waker.wake()
+    assert _is_awake(waker)
+    waker.wait(LONG_S)
+    assert not _is_awake(waker)
+    waker.close()
+    waker.wake()
+
+
+def _is_awake(waker: Waker) -> bool:
+    return bool(select.select([waker], [], [], 0.0)[0])
