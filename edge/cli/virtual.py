@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -45,12 +46,14 @@ def run(args: argparse.Namespace) -> int:
         ports={args.ssh_port: _SSH, **dict(args.port)},
         is_discarded=args.discard,
     )
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C does: QEMU must not outlive us
+        signal.signal(ending, signal.default_int_handler)
     with VirtualMachine(args.image, hardware, args.console) as machine:
         notes = _output.err()
-        notes.print(f"ssh -p {args.ssh_port} USER@127.0.0.1", style="bold")
-        notes.print(f"this machine is {HOST_AS_SEEN} to it; Ctrl-C powers it down", style="dim")
-        sys.stderr.flush()
         try:
+            notes.print(f"ssh -p {args.ssh_port} USER@127.0.0.1", style="bold")
+            notes.print(f"this machine is {HOST_AS_SEEN} to it; Ctrl-C powers it down", style="dim")
+            sys.stderr.flush()
             code = machine.wait()
         except KeyboardInterrupt:
             notes.print("powering down …", style="dim")

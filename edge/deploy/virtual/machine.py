@@ -1,4 +1,4 @@
-"""A virtual machine: QEMU emulating arm64, with the image as its disk."""
+"""A virtual machine: QEMU emulating arm64 with UEFI, and the image as its disk."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from types import TracebackType
 import msgspec
 
 from edge.core.errors import InputError, UnavailableError
-from edge.deploy.virtual.image import boot_files
+from edge.deploy.virtual.image import require_disk
 from edge.deploy.virtual.rootfs import ARCH
 
 HOST_AS_SEEN = "10.0.2.2"
 """The workstation's own loopback, from within (QEMU's user networking)."""
 
 _QEMU = "qemu-system-aarch64"
-_KERNEL_LINE = "root=/dev/vda rw console=ttyAMA0 panic=5"
+_FIRMWARE = (
+    "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",  # Debian, Ubuntu
+    "/usr/share/edk2/aarch64/QEMU_EFI.fd",  # Fedora
+    "{qemu}/share/qemu/edk2-aarch64-code.fd",  # QEMU's own, as Homebrew has it
+)
 _CONTROL = "control"
 _POWER_DOWN_S = 60.0
 
@@ -41,17 +45,18 @@ class Hardware(msgspec.Struct, frozen=True):
     is_discarded: bool = False
 
 
-def command(image: Path, boot: tuple[Path, Path], hardware: Hardware, control: Path) -> list[str]:
+def command(image: Path, firmware: Path, hardware: Hardware, control: Path) -> list[str]:
     """How QEMU is called. Its console is standard input and output.
 
     Args:
-        boot: The kernel and its initial RAM disk.
+        firmware: UEFI, which finds the boot loader on the disk.
         control: The socket on which it takes requests.
     """
-    kernel, initrd = boot
     forwards = "".join(
         f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in hardware.ports.items()
     )
+    path = str(image).replace(",", ",,")
+    discarded = "on" if hardware.is_discarded else "off"
     is_native = platform.machine() == ARCH and os.access("/dev/kvm", os.W_OK)
     return [
         _QEMU,
@@ -59,12 +64,13 @@ def command(image: Path, boot: tuple[Path, Path], hardware: Hardware, control: P
         *(("-accel", "kvm", "-cpu", "host") if is_native else ("-cpu", "cortex-a72")),
         *("-smp", str(hardware.cores)),
         *("-m", f"{hardware.memory_bytes >> 20}M"),
-        *("-kernel", str(kernel), "-initrd", str(initrd), "-append", _KERNEL_LINE),
-        *("-drive", f"file={image},format=raw,if=virtio,snapshot={_on(hardware.is_discarded)}"),
+        *("-bios", str(firmware)),
+        *("-drive", f"file={path},format=raw,if=none,id=disk,snapshot={discarded}"),
+        *("-device", "virtio-blk-pci,drive=disk,bootindex=0"),
         *("-netdev", f"user,id=net{forwards}", "-device", "virtio-net-pci,netdev=net"),
         *("-device", "virtio-rng-pci"),
         *("-qmp", f"unix:{control},server=on,wait=off"),
-        *("-display", "none", "-serial", "stdio", "-no-reboot"),
+        *("-display", "none", "-serial", "stdio"),
     ]
 
 
@@ -75,7 +81,7 @@ class VirtualMachine:
         console: Where its console goes; None for this process's.
     Raises:
         InputError: The image is none, or a port is taken.
-        UnavailableError: QEMU is not installed.
+        UnavailableError: QEMU or its firmware is not installed.
     """
 
     def __init__(self, image: Path, hardware: Hardware, console: Path | None = None) -> None:
@@ -86,20 +92,12 @@ class VirtualMachine:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        if not self._image.is_file():
-            raise InputError(
-                f"there is no image {self._image}",
-                hint="make one: edge flash --profile virtual-arm64 … -o device.img",
-            )
-        if shutil.which(_QEMU) is None:
-            raise UnavailableError(
-                f"{_QEMU} is not installed", hint="sudo apt-get install qemu-system-arm"
-            )
+        require_disk(self._image)
+        firmware = _firmware()
         for port in self._hardware.ports:
             _require_free(port)
         self._folder = Path(tempfile.mkdtemp(prefix="edge-virtual-"))
-        boot = boot_files(self._image, self._folder)
-        call = command(self._image, boot, self._hardware, self._folder / _CONTROL)
+        call = command(self._image, firmware, self._hardware, self._folder / _CONTROL)
         output = open(self._console, "ab") if self._console else None  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
@@ -175,6 +173,23 @@ class VirtualMachine:
                 return
 
 
+def _firmware() -> Path:
+    qemu = shutil.which(_QEMU)
+    if qemu is None:
+        raise UnavailableError(
+            f"{_QEMU} is not installed",
+            hint="sudo apt-get install qemu-system-arm qemu-efi-aarch64",
+        )
+    paths = [Path(one.format(qemu=Path(qemu).parent.parent)) for one in _FIRMWARE]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        raise UnavailableError(
+            "there is no UEFI firmware for arm64: it would be " + " or ".join(map(str, paths)),
+            hint="sudo apt-get install qemu-efi-aarch64",
+        )
+    return found
+
+
 def _require_free(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -184,7 +199,3 @@ def _require_free(port: int) -> None:
             raise InputError(
                 f"port {port} is taken: {error.strerror}", hint="another one: --ssh-port, --port"
             ) from error
-
-
-def _on(is_on: bool) -> str:
-    return "on" if is_on else "off"

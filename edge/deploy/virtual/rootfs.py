@@ -13,6 +13,7 @@ from pathlib import Path
 from edge.core.cache import default_cache
 from edge.core.durable import locked
 from edge.core.errors import UnavailableError
+from edge.deploy.virtual import tools
 
 SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
@@ -27,6 +28,7 @@ _PACKAGES = [
     "kmod",
     "initramfs-tools",
     "linux-image-cloud-arm64",
+    "systemd-boot",
     "python3",
     "python3-venv",
     "openssh-server",
@@ -35,7 +37,19 @@ _PACKAGES = [
     "iproute2",
     "ca-certificates",
 ]
-_TOOLS = {"debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs", "debugfs": "e2fsprogs"}
+_DEBOOTSTRAP = [
+    *("debootstrap", f"--arch={_DEBIAN_ARCH}", "--variant=minbase"),
+    *(f"--include={','.join(_PACKAGES)}", SUITE),
+]
+# Whatever ends it, nothing that it mounted or started is left.
+_ALONE = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+_UNWANTED = (
+    "etc/ssh/ssh_host_*",
+    "etc/hostname",
+    "var/lib/dbus/machine-id",  # systemd would take it for its own
+    "var/cache/apt/archives/*.deb",
+    "var/lib/apt/lists/*",
+)
 _BINFMT = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
 
 Tell = Callable[[str], None]
@@ -47,40 +61,43 @@ def base_root(tell: Tell, mirror: str = MIRROR, cache: Path | None = None) -> Pa
     Raises:
         UnavailableError: A tool or the right to use it is missing, or debootstrap failed.
     """
-    command = ["debootstrap", f"--arch={_DEBIAN_ARCH}", "--variant=minbase"]
-    command += [f"--include={','.join(_PACKAGES)}", SUITE]
-    key = hashlib.sha256(repr(command).encode()).hexdigest()[:16]
-    folder = (cache or default_cache()) / "virtual" / f"{SUITE}-{_DEBIAN_ARCH}-{key}"
-    require_tools()
+    require_tools(cache)
+    folder = _folder(cache)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder.with_name(f"{folder.name}.lock")):
         if not folder.is_dir():
-            _require_emulation()
             partial = folder.with_name(f"{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             tell(f"Debian {SUITE} for {_DEBIAN_ARCH} from {mirror}, once: some minutes")
-            _run([*command, str(partial), mirror], folder.with_name(f"{folder.name}.log"))
-            _clean(partial)
-            partial.rename(folder)
+            try:
+                log = folder.with_name(f"{folder.name}.log")
+                _run([*_ALONE, *_DEBOOTSTRAP, str(partial), mirror], log)
+                _clean(partial)
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
-def require_tools() -> None:
+def require_tools(cache: Path | None = None) -> None:
     """
     Raises:
-        UnavailableError: This is not root, or a tool is not installed.
+        UnavailableError: This is not root, or has not the tools; or it can not run arm64 programs,
+            and there is no root folder yet.
     """
-    missing = sorted({package for tool, package in _TOOLS.items() if not _find(tool)})
-    if missing:
-        raise UnavailableError(
-            f"to make an image, this machine lacks {', '.join(missing)}",
-            hint=f"sudo apt-get install {' '.join(missing)}",
-        )
+    tools.require()
     if os.geteuid() != 0:
         raise UnavailableError(
             "only root may make a root folder: files in it belong to other users",
             hint="the same command with sudo",
         )
+    if not _folder(cache).is_dir():
+        _require_emulation()
+
+
+def _folder(cache: Path | None) -> Path:
+    key = hashlib.sha256(repr(_DEBOOTSTRAP).encode()).hexdigest()[:16]
+    return (cache or default_cache()) / "virtual" / f"{SUITE}-{_DEBIAN_ARCH}-{key}"
 
 
 def _require_emulation() -> None:
@@ -93,15 +110,10 @@ def _require_emulation() -> None:
     )
 
 
-def _find(tool: str) -> str | None:
-    return shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-
-
 def _run(command: Sequence[str], log: Path) -> None:
-    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": f"{os.environ['PATH']}:/usr/sbin"}
     with open(log, "wb") as stream:
         done = subprocess.run(
-            command, stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False
+            command, stdout=stream, stderr=subprocess.STDOUT, env=tools.environment(), check=False
         )
     if done.returncode:
         last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
@@ -112,11 +124,10 @@ def _run(command: Sequence[str], log: Path) -> None:
 
 def _clean(root: Path) -> None:
     """Take out what one device has and no other may, and what only fills the image."""
-    for pattern in ("etc/ssh/ssh_host_*", "var/cache/apt/archives/*.deb", "var/lib/apt/lists/*"):
+    for pattern in _UNWANTED:
         for path in root.glob(pattern):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
     (root / "etc/machine-id").write_text("")  # made anew at the first boot
-    (root / "etc/hostname").unlink(missing_ok=True)

@@ -33,7 +33,7 @@ USER = "admin"
 CACHE = Path("build/virtual").resolve()  # the root folder takes minutes: once is enough
 PATIENCE_S = 900.0  # an emulated processor on two busy cores
 
-_TOOLS = ("qemu-system-aarch64", "debootstrap", "mosquitto", "ssh")
+_TOOLS = ("qemu-system-aarch64", "debootstrap", "sfdisk", "mcopy", "mosquitto", "ssh")
 _PATH = f"{os.environ['PATH']}:/usr/sbin"
 _missing = [tool for tool in _TOOLS if shutil.which(tool, path=_PATH) is None]
 
@@ -192,6 +192,7 @@ def test_device_serves_reports_updates_and_heals(life: Life, bundles: Callable[.
     _first_boot(life, bundles("1"))
     _update_over_mqtt(life, bundles("2"))
     _update_over_ssh(life, bundles("3"))
+    _new_kernel(life)
     _bad_update_over_ssh(life, bundles("4", is_wrong=True))
     _bad_update_over_mqtt(life, bundles("5", is_wrong=True))
     _power_cut_in_the_middle(life, bundles("6"))
@@ -211,7 +212,8 @@ def _first_boot(life: Life, bundle: Path) -> None:
     life.log(f"image made: {life.image.stat().st_blocks * 512 / 1e6:.0f} MB on the disk")
     life.boot()
     until(lambda: life.ssh("hostname") == "virtual-1", "the user to be able to log in")
-    life.log("systemd is up, the user can log in")
+    assert life.ssh("test -d /sys/firmware/efi && echo by UEFI") == "by UEFI"
+    life.log("UEFI and systemd-boot started it, the user can log in")
     until(lambda: life.active() == "1", "version 1 to be served")
     life.log("version 1 is served by ONNX Runtime's aarch64 wheel")
     with open_bundle(bundle) as opened:
@@ -244,6 +246,17 @@ def _update_over_ssh(life: Life, bundle: Path) -> None:
     life.edge("deploy", str(bundle), "device", "--ssh-config", str(life.ssh_config))
     assert life.active() == "3"
     life.log("version 3 came over SSH, and is served")
+
+
+def _new_kernel(life: Life) -> None:
+    """What apt does: the next boot, which is the one after the power cut, is to take it."""
+    new = f"{life.ssh('uname -r')}-new"
+    for name in ("vmlinuz", "initrd.img"):
+        life.ssh(f"sudo cp /boot/{name}-$(uname -r) /boot/{name}-{new}")
+    hook = f"/etc/initramfs/post-update.d/systemd-boot {new} /boot/initrd.img-{new}"
+    assert life.ssh(f"sudo {hook} && sync && echo done").endswith("done")
+    assert "-new" not in life.ssh("cat /proc/cmdline")
+    life.log("a new kernel is installed, as apt does it")
 
 
 def _bad_update_over_ssh(life: Life, bundle: Path) -> None:
@@ -281,6 +294,8 @@ def _power_cut_in_the_middle(life: Life, bundle: Path) -> None:
     confirmed = "which had been confirmed" if served == "6" else "as nobody had confirmed version 6"
     life.log(f"version {served} is served, {confirmed}")
     assert life.ssh("sudo test -e /opt/edge/pending || echo none") == "none"
+    assert "-new" in life.ssh("cat /proc/cmdline")
+    life.log("the new kernel was booted")
     life.edge(*words)
     assert life.active() == "6"
     life.log("the same deployment again: version 6 is served")

@@ -1,85 +1,54 @@
-"""How QEMU is called, and what an image holds."""
+"""How QEMU is called, what is said before it is, and how it ends."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from edge.core.errors import InputError, UnavailableError
-from edge.deploy.overlay import Placed
-from edge.deploy.virtual import rootfs
-from edge.deploy.virtual.image import boot_files, make_image
+from edge.deploy.virtual import machine as machine_module
 from edge.deploy.virtual.machine import Hardware, VirtualMachine, command
 
-needs_mkfs = pytest.mark.skipif(
-    shutil.which("mkfs.ext4", path="/usr/sbin:/sbin") is None or os.geteuid() != 0,
-    reason="mkfs.ext4 and root make images",
-)
+_FAKE_QEMU = """#!{python}
+import socket, sys
+where = sys.argv[sys.argv.index("-qmp") + 1].split(",")[0].removeprefix("unix:")
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(where)
+    listener.listen()
+    print("powered", flush=True)
+    connection, _ = listener.accept()
+    told = b""
+    while b"system_powerdown" not in told:
+        told += connection.recv(4096)
+print("asleep", flush=True)
+"""
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Path:
-    """A root folder that nothing could boot, but of the right shape."""
-    boot = tmp_path / "base/boot"
-    boot.mkdir(parents=True)
-    for version in ("6.1.0-9", "6.1.0-50"):
-        (boot / f"vmlinuz-{version}").write_bytes(b"kernel " + version.encode())
-        (boot / f"initrd.img-{version}").write_bytes(b"disk " + version.encode())
-    return tmp_path / "base"
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Enough of a disk to be tried, on a machine that has firmware to try it with."""
+    (tmp_path / "firmware.fd").touch()
+    monkeypatch.setattr(machine_module, "_FIRMWARE", (str(tmp_path / "firmware.fd"),))
+    path = tmp_path / "device.img"
+    path.write_bytes(bytes(512) + b"EFI PART")
+    return path
 
 
-def test_ports_and_what_is_discarded_are_in_the_call() -> None:
+def test_firmware_ports_and_what_is_discarded_are_in_the_call() -> None:
     hardware = Hardware(1 << 30, 3, {2222: 22, 8000: 8000}, is_discarded=True)
-    call = " ".join(command(Path("a.img"), (Path("k"), Path("i")), hardware, Path("c")))
+    call = " ".join(command(Path("a,b.img"), Path("uefi.fd"), hardware, Path("c")))
     assert "hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=tcp:127.0.0.1:8000-:8000" in call
     assert "-m 1024M" in call
     assert "-smp 3" in call
-    assert "file=a.img,format=raw,if=virtio,snapshot=on" in call
-
-
-@needs_mkfs
-def test_image_holds_the_base_and_what_is_laid_over_it(base: Path, tmp_path: Path) -> None:
-    image = tmp_path / "device.img"
-    make_image(base, [Placed("/etc/edge/x", b"over", 0o600)], image, 32 << 20)
-    dumped = tmp_path / "x"
-    subprocess.run(["/usr/sbin/debugfs", "-R", f"dump /etc/edge/x {dumped}", image], check=True)
-    assert dumped.read_bytes() == b"over"
-    assert not (base / "etc/edge").exists(), "the base is as it was"
-    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
-    subprocess.run(["/usr/sbin/fsck.ext4", "-n", "-f", image], check=True, capture_output=True)
-
-
-@needs_mkfs
-def test_newest_kernel_is_booted_with_its_own_disk(base: Path, tmp_path: Path) -> None:
-    image = tmp_path / "device.img"
-    make_image(base, [], image, 32 << 20)
-    kernel, initrd = boot_files(image, tmp_path)
-    assert kernel.read_bytes() == b"kernel 6.1.0-50"
-    assert initrd.read_bytes() == b"disk 6.1.0-50"
-
-
-@needs_mkfs
-def test_image_that_is_too_small_leaves_the_former_one(base: Path, tmp_path: Path) -> None:
-    image = tmp_path / "device.img"
-    image.write_bytes(b"former")
-    (base / "large").write_bytes(os.urandom(8 << 20))
-    with pytest.raises(InputError, match="too small"):
-        make_image(base, [], image, 4 << 20)
-    assert image.read_bytes() == b"former"
-
-
-@needs_mkfs
-def test_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
-    image = tmp_path / "device.img"
-    image.write_bytes(b"nothing to boot" * 1000)
-    with pytest.raises((InputError, UnavailableError)) as caught:
-        boot_files(image, tmp_path)
-    assert "edge flash" in caught.value.hint
+    assert "-bios uefi.fd" in call
+    assert "file=a,,b.img,format=raw,if=none,id=disk,snapshot=on" in call
 
 
 def test_missing_image_is_told_before_anything_starts(tmp_path: Path) -> None:
@@ -89,71 +58,66 @@ def test_missing_image_is_told_before_anything_starts(tmp_path: Path) -> None:
     assert "edge flash" in caught.value.hint
 
 
-def test_port_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_qemu_is_named_with_its_package(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UnavailableError, match="qemu-system-aarch64") as caught:
+        VirtualMachine(image, Hardware()).start()
+    assert "qemu-system-arm qemu-efi-aarch64" in caught.value.hint
+
+
+def test_missing_firmware_is_named_with_its_package(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    (tmp_path / "a.img").write_bytes(b"")
+    monkeypatch.setattr(machine_module, "_FIRMWARE", ("/nowhere/uefi.fd",))
+    with pytest.raises(UnavailableError, match=r"UEFI.*/nowhere/uefi\.fd") as caught:
+        VirtualMachine(image, Hardware()).start()
+    assert "qemu-efi-aarch64" in caught.value.hint
+
+
+def test_port_that_is_taken_is_named(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        machine = VirtualMachine(tmp_path / "a.img", Hardware(ports={port: 22}))
+        machine = VirtualMachine(image, Hardware(ports={port: 22}))
         with pytest.raises(InputError, match=f"port {port} is taken"):
             machine.start()
 
 
-@pytest.fixture
-def fake_debootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A debootstrap that makes a folder, or fails where ``fail`` exists, and keeps its calls."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    script = f"""#!/bin/sh
-echo "$@" >> {tmp_path}/calls
-for last; do mirror=$last; root=$before; before=$last; done
-mkdir -p "$root/etc/ssh" "$root/var/lib/apt/lists/x"
-touch "$root/etc/ssh/ssh_host_rsa_key"
-[ ! -e {tmp_path}/fail ] || {{ echo "E: no such mirror"; exit 1; }}
-"""
-    for name in ("debootstrap", "mkfs.ext4", "debugfs"):
-        (tools / name).write_text(script)
-        (tools / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    binfmt = tmp_path / "binfmt"
-    binfmt.touch()
-    monkeypatch.setattr(rootfs, "_BINFMT", binfmt)
-    return tmp_path
+def test_terminal_that_goes_away_powers_the_machine_down(image: Path, tmp_path: Path) -> None:
+    prefix = tmp_path / "prefix"
+    firmware = prefix / "share/qemu/edk2-aarch64-code.fd"
+    for path, text in {
+        prefix / "bin/qemu-system-aarch64": _FAKE_QEMU.format(python=sys.executable),
+        firmware: "",
+    }.items():
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    with subprocess.Popen(
+        [sys.executable, "-m", "edge", "virtual", str(image), "--ssh-port", str(_free_port())],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PATH": f"{prefix}/bin:{os.environ['PATH']}", "TMPDIR": str(tmp_path)},
+    ) as running:
+        assert running.stdout is not None
+        said = ""
+        while not ("Ctrl-C" in said and "powered" in said):  # we wait for it, and it for us
+            line = running.stdout.readline()
+            assert line, said
+            said += line
+        running.send_signal(signal.SIGHUP)
+        said += running.stdout.read()  # to its end: QEMU has ended too
+        assert "asleep" in said
+        assert "cut off" not in said
+        assert running.wait() == 0, said
+    assert list(tmp_path.glob("edge-virtual-*")) == []
 
 
-def test_base_is_made_once_and_holds_no_host_key(fake_debootstrap: Path) -> None:
-    told: list[str] = []
-    for _ in range(2):
-        base = rootfs.base_root(told.append, cache=fake_debootstrap / "cache")
-    assert len((fake_debootstrap / "calls").read_text().splitlines()) == len(told) == 1
-    assert "--arch=arm64" in (fake_debootstrap / "calls").read_text()
-    assert list((base / "etc/ssh").iterdir()) == []
-    assert (base / "etc/machine-id").read_text() == ""
-
-
-def test_base_that_failed_is_made_anew(fake_debootstrap: Path) -> None:
-    fail = fake_debootstrap / "fail"
-    fail.touch()
-    with pytest.raises(UnavailableError, match="no such mirror"):
-        rootfs.base_root(print, cache=fake_debootstrap / "cache")
-    fail.unlink()
-    assert rootfs.base_root(print, cache=fake_debootstrap / "cache").is_dir()
-
-
-def test_what_is_missing_is_named_with_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
-    with pytest.raises(UnavailableError, match="debootstrap") as caught:
-        rootfs.base_root(print, cache=tmp_path)
-    assert "apt-get install debootstrap e2fsprogs" in caught.value.hint
-
-
-def test_who_is_not_root_is_told_to_be(
-    fake_debootstrap: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(UnavailableError, match="only root") as caught:
-        rootfs.base_root(print, cache=fake_debootstrap / "cache")
-    assert "sudo" in caught.value.hint
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
