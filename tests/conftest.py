@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from patience import LONG_S
 
 from edge.core import plugins
 from edge.core.build import EngineBuild, Progress
@@ -35,6 +37,9 @@ settings.register_profile(
     ],
 )
 settings.load_profile("repeatable")
+
+# A shell starts what it puts into the background deaf to Ctrl-C, and all that this starts would be.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 _states = itertools.count()
@@ -116,7 +121,7 @@ class Forge:
         self.go.set()
         for thread in threading.enumerate():
             if thread.name == "edge-build":
-                thread.join(20)
+                thread.join(LONG_S)
 
     def availability(self) -> Availability:
         if not self.is_ready:
@@ -141,7 +146,7 @@ class Forge:
             if progress:
                 progress("hammering", 0.42)
             self.started.set()
-            assert self.go.wait(20)
+            assert self.go.wait(LONG_S)
             if variant.id in self.fail:
                 raise self.fail[variant.id]
             self.built.add(variant.id)

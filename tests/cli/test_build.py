@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import LONG_S
 
 from edge.cli import build
 from edge.cli._main import (
@@ -150,7 +151,7 @@ def test_progress_is_drawn_by_variant(
 
 HANGING = """
 import sys, threading
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + "/fakes/machine"]
 from edge.core import plugins
 from conftest import Forge
 
@@ -171,6 +172,9 @@ def test_an_interrupt_ends_it_though_the_builder_does_not_listen(pack_variants: 
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        try:
+            _, err = process.communicate(timeout=LONG_S)
+        finally:
+            process.kill()
     assert process.returncode == EXIT_INTERRUPTED
     assert err == "interrupted\n"

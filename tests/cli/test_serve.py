@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import LONG_S
 
 from edge.bundle import pack
 from edge.cli import serve as serve_command
@@ -70,7 +71,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     yield begin
     for process in started:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=LONG_S)
         assert process.returncode == 0
 
 
@@ -84,7 +85,7 @@ def test_the_ready_line_as_json_says_where_it_serves_and_what(bundle: Path, serv
 
     (model,) = ready["models"]
     assert (model["name"], model["state"], model["engine"]) == ("zeros", "ready", "null")
-    with urllib.request.urlopen(f"{ready['http']}/v2/models/zeros", timeout=10) as answer:
+    with urllib.request.urlopen(f"{ready['http']}/v2/models/zeros", timeout=LONG_S) as answer:
         assert json.load(answer)["name"] == "zeros"
 
 
@@ -115,7 +116,7 @@ def test_the_log_of_a_server_says_what_was_done_to_it_and_nothing_of_requests(
         process = serve(bundle, "--http", "127.0.0.1:0", "--json")
         url = json.loads(next_line(process))["http"]
         for _ in range(20):
-            with urllib.request.urlopen(f"{url}/v2/models/zeros", timeout=10):
+            with urllib.request.urlopen(f"{url}/v2/models/zeros", timeout=LONG_S):
                 pass
         sent = ("load", "model=zeros", "--device", "one", "--fleet", "lab", "--id", "job-1")
         assert main(["fleet", "send", *sent, "--mqtt", broker.url]) == 0
@@ -256,7 +257,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Its exit code after SIGTERM, and what it complained of on stderr."""
     process.terminate()
     try:
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=LONG_S)
     finally:
         process.kill()
     complaints = (line for line in err.splitlines() if not line.startswith("INFO "))
@@ -265,7 +266,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 BUILDING_FOREVER = """
 import sys, threading
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + "/fakes/machine"]
 from edge.core import plugins
 from conftest import Forge
 
@@ -325,7 +326,7 @@ def test_a_load_that_goes_on_does_not_keep_the_server_from_ending(
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
         address = json.loads(next_line(process))["http"].removeprefix("http://")
-        client = HTTPConnection(address, timeout=20)
+        client = HTTPConnection(address, timeout=LONG_S)
         client.request("POST", "/v2/repository/models/m/unload")
         assert client.getresponse().read() == b""
         client.request("POST", "/v2/repository/models/m/load")

@@ -6,7 +6,6 @@ import os
 import pty
 import select
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
+from patience import LONG_S
 
 from edge.cli._main import main
 from edge.telemetry.address import parse_address
@@ -24,7 +25,6 @@ from edge.telemetry.broker import EmbeddedBroker
 from edge.telemetry.envelope import Sealer, encode
 from edge.telemetry.link import Link
 
-DEADLINE_S = 20.0
 SAMPLE = {
     "name": "digits",
     "version": "1",
@@ -42,16 +42,16 @@ MESSAGES: dict[str, dict[str, Any]] = {
 def broker() -> Iterator[EmbeddedBroker]:
     """A broker that has one message of each kind, retained so that whoever comes gets them."""
     with EmbeddedBroker() as embedded:
-        link = Link(parse_address(embedded.url))
+        link = Link(parse_address(embedded.url), timeout_s=LONG_S)
         link.open()
         sealer = Sealer()
         while link.state == "connecting":
-            link.step(DEADLINE_S)
+            link.step(LONG_S)
         for path, metrics in MESSAGES.items():
             topic = f"edge/v1/plant/press-7/{path}"
             number = link.send(topic, encode(sealer.seal(metrics)), is_retained=True)
             while link.is_open and number not in link.acknowledged():
-                link.step(DEADLINE_S)
+                link.step(LONG_S)
         assert link.is_open
         link.disconnect()
         yield embedded
@@ -97,8 +97,7 @@ def test_watch_takes_the_broker_from_the_settings(
 
 
 def test_absent_broker_is_exit_3_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     assert main(["watch", "--mqtt", f"mqtt://127.0.0.1:{port}"]) == 3
     complaint = capsys.readouterr().err
     assert f"no MQTT broker at mqtt://127.0.0.1:{port}" in complaint
@@ -142,7 +141,7 @@ class Terminal:
         self.text = ""
 
     def until(self, wanted: str) -> None:
-        deadline_s = time.monotonic() + DEADLINE_S
+        deadline_s = time.monotonic() + LONG_S
         while wanted not in self.text:
             left_s = deadline_s - time.monotonic()
             assert left_s > 0, f"{wanted!r} was not shown: {self.text}"
@@ -161,7 +160,7 @@ def test_watch_on_a_terminal_shows_the_board_until_ctrl_c(broker: EmbeddedBroker
         for wanted in ("plant/press-7", "digits", "0.410", "Ctrl-C ends"):
             terminal.until(wanted)
         terminal.process.send_signal(signal.SIGINT)
-        assert terminal.process.wait(DEADLINE_S) == 0
+        assert terminal.process.wait(LONG_S) == 0
     finally:
         terminal.close()
     assert "\x1b[" in terminal.text

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from patience import LONG_S
 
 from edge.bundle import pack
 from edge.core.manifest import Manifest, Variant
@@ -29,7 +30,6 @@ else:
 
 FOLDER = Path(__file__).parents[2] / "examples" / "monitoring"
 PROMTOOL = shutil.which("promtool")
-DEADLINE_S = 30.0
 SETTINGS = """
 [mqtt]
 interval_s = 0.3
@@ -55,7 +55,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     folder = tmp_path_factory.mktemp("device")
     bundle = pack_zeros(folder)
     (folder / "edge.toml").write_text(SETTINGS)
-    with EmbeddedBroker() as broker, Watcher(broker.url) as watcher:
+    with EmbeddedBroker() as broker, Watcher(broker.url, timeout_s=LONG_S) as watcher:
         command = [sys.executable, "-m", "edge", "serve", str(bundle), "--json"]
         process = subprocess.Popen(
             [*command, "--http", "127.0.0.1:0", "--mqtt", broker.url, "--config", "edge.toml"],
@@ -73,7 +73,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
                 families = parse(answer.read().decode())
         finally:
             process.terminate()
-            process.communicate(timeout=DEADLINE_S)
+            process.communicate(timeout=LONG_S)
     return Told(families, messages)
 
 
@@ -100,7 +100,7 @@ def infer(url: str) -> None:
 def listen(watcher: Watcher) -> dict[str, dict[str, Any]]:
     """The newest message of each path, once the model's tell of inferences."""
     messages: dict[str, dict[str, Any]] = {}
-    deadline_s = time.monotonic() + DEADLINE_S
+    deadline_s = time.monotonic() + LONG_S
     wanted = {"tele/device", "tele/model", "tele/cost"}
     while not (wanted <= messages.keys() and is_busy(messages)):
         assert time.monotonic() < deadline_s, sorted(messages)

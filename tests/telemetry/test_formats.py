@@ -145,8 +145,12 @@ def test_home_assistant_that_comes_up_is_told_again(
     start(Models())
     eventually(lambda: bool(heard.of(CONFIG)), "the description")
     assert len(set(heard.of(CONFIG))) == len(heard.of(CONFIG))
-    send("homeassistant/status", b"online")
-    eventually(lambda: len(set(heard.of(CONFIG))) < len(heard.of(CONFIG)), "it once more")
+
+    def is_told_again() -> bool:
+        send("homeassistant/status", b"online")  # the device may listen only now
+        return len(set(heard.of(CONFIG))) < len(heard.of(CONFIG))
+
+    eventually(is_told_again, "it once more")
 
 
 def test_only_the_formats_that_are_set_are_told(

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 from simulated_fleet import SimulatedFleet, good, result
 
 from edge.cli._main import EXIT_DONE, EXIT_GATE, EXIT_UNAVAILABLE, EXIT_USAGE, main
 
-BRIEFLY = ("--seconds", "0.3")
+BRIEFLY = ("--seconds", "1")
 Fleet = Callable[..., SimulatedFleet]
 
 
@@ -17,7 +17,7 @@ def test_fleet_prints_a_line_for_each_device(
     url: str, fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with fleet(good(3)):
-        assert main(["fleet", "--mqtt", url, "--seconds", "0.6"]) == EXIT_DONE
+        assert main(["fleet", "--mqtt", url, *BRIEFLY]) == EXIT_DONE
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "edge fleet  3 devices: 3 online"
     assert [line.split()[:5] for line in lines[2:5]] == [
@@ -30,7 +30,7 @@ def test_fleet_as_json_has_devices_and_versions(
     url: str, fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with fleet(good(2)):
-        arguments = ["--mqtt", url, "--json", "list", "--seconds", "0.5", "--select", "*-1"]
+        arguments = ["--mqtt", url, "--json", "list", *BRIEFLY, "--select", "*-1"]
         assert main(["fleet", *arguments]) == EXIT_DONE
     told = result(capsys)
     (device,) = told["devices"]
@@ -51,10 +51,8 @@ def test_fleet_without_devices_is_exit_3(url: str, capsys: pytest.CaptureFixture
 def test_absent_broker_is_exit_3(
     action: list[str], bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     more = [str(bundle), "--unsigned"] if action == ["roll-out"] else []
-    arguments = [*action, *more, "--mqtt", f"mqtt://127.0.0.1:{port}"]
+    arguments = [*action, *more, "--mqtt", f"mqtt://127.0.0.1:{free_port()}"]
     assert main(["fleet", *arguments]) == EXIT_UNAVAILABLE
     assert "no MQTT broker" in capsys.readouterr().err
 

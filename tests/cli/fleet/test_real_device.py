@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import LONG_S
 from simulated_fleet import progress, result, roll_out
 
 from edge.bundle import pack
@@ -19,7 +20,6 @@ from edge.core.tensor import TensorSpec
 
 pytest.importorskip("cryptography", reason="signatures need the extra: sign")
 
-DEADLINE_S = 30.0
 SETTINGS = """
 [serve]
 models = ["served"]
@@ -90,7 +90,7 @@ def device(tmp_path: Path, url: str, pack_zeros: PackZeros) -> Iterator[Path]:
         yield folder
     finally:
         process.terminate()
-        process.communicate(timeout=DEADLINE_S)
+        process.communicate(timeout=LONG_S)
 
 
 def served(url: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def test_bundle_reaches_a_real_device_in_chunks_and_is_rolled_back(
     assert progress(result(capsys)) == {"press-7": "done"}
     assert served(url, capsys) == {"zeros": "2"}
     back = ["fleet", "send", "roll-back", "model=zeros", "--device", "press-7"]
-    assert main([*back, "--fleet", "plant", "--mqtt", url, "--seconds", "0.3"]) == EXIT_DONE
+    assert main([*back, "--fleet", "plant", "--mqtt", url, "--seconds", "1"]) == EXIT_DONE
     assert served(url, capsys) == {"zeros": "1"}
 
 
@@ -128,7 +128,7 @@ def test_real_device_refuses_what_a_stranger_signed(
 @pytest.mark.usefixtures("device")
 def test_real_device_says_which_right_is_off(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["fleet", "send", "goldens", "model=zeros", "--device", "press-7"]
-    more = ["--fleet", "plant", "--mqtt", url, "--seconds", "0.3"]
+    more = ["--fleet", "plant", "--mqtt", url, "--seconds", "1"]
     assert main([*command, *more]) == EXIT_GATE
     told = capsys.readouterr()
     assert told.out.startswith("✗ press-7  not allowed")

@@ -50,7 +50,7 @@ def test_bad_canary_stops_the_roll_out_and_goes_back(
     url: str, bundle: Path, fleet: Fleet, fate: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with fleet({"a": fate, "b": "good"}) as devices:
-        code = main(roll_out(url, bundle, "--soak", "5s", "--roll-back", "--json"))
+        code = main(roll_out(url, bundle, "--soak", "5m", "--roll-back", "--json"))
         assert code == EXIT_GATE
         assert devices.served == {"a": FORMER, "b": FORMER}
     told = result(capsys)
@@ -80,7 +80,7 @@ def test_device_that_answers_nonsense_fails_when_its_time_is_up(
     url: str, bundle: Path, fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with fleet({"a": "good", "b": "nonsense"}):
-        assert main(roll_out(url, bundle, "--timeout", "1s", "--json")) == EXIT_GATE
+        assert main(roll_out(url, bundle, "--timeout", "5s", "--json")) == EXIT_GATE
     assert progress(result(capsys)) == {"a": "done", "b": "failed"}
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import LONG_S
 from simulated_fleet import SimulatedFleet, good, progress, result, roll_out
 
 from edge.cli._main import EXIT_DONE, EXIT_UNAVAILABLE, main
 
-DEADLINE_S = 30.0
 Fleet = Callable[..., SimulatedFleet]
 
 
@@ -30,7 +30,10 @@ class Process:
 
     def end(self, number: signal.Signals) -> tuple[int, str]:
         self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=DEADLINE_S)
+        try:
+            _, errors = self.process.communicate(timeout=LONG_S)
+        finally:
+            self.process.kill()
         return self.process.returncode, errors
 
 
@@ -39,7 +42,8 @@ def test_killed_operator_goes_on_and_sends_nothing_twice(
 ) -> None:
     with fleet(good(4)) as devices:
         for moment in ("press-0  updating", "press-1  watched", "press-2  updating"):
-            operator = Process(roll_out(url, bundle, "--at-once", "1"))
+            # Long enough for it to be killed before it goes on to the next wave.
+            operator = Process(roll_out(url, bundle, "--at-once", "1", "--soak", "5s"))
             operator.until(moment)
             assert operator.end(signal.SIGKILL)[0] == -signal.SIGKILL
         assert main(roll_out(url, bundle, "--json")) == EXIT_DONE

@@ -12,13 +12,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from patience import LONG_S
 
 from edge.telemetry.address import parse_address
 from edge.telemetry.envelope import Sealer, encode
 from edge.telemetry.link import Link, Received
 from edge.telemetry.topics import Topics, split
 
-CONNECT_S = 15.0
 ROUND_S = 1.0
 NONSENSE = b'{"status": ["?"'
 FORMER = ("0", "old")  # version and digest
@@ -52,13 +52,13 @@ class SimulatedFleet:
         self._samples: Counter[str] = Counter()
         self._sealer = Sealer()
         self._stop = threading.Event()
-        self._link = Link(parse_address(url), client_id="simulated", timeout_s=CONNECT_S)
+        self._link = Link(parse_address(url), client_id="simulated", timeout_s=LONG_S)
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> SimulatedFleet:
         self._link.open()
         while self._link.state == "connecting":
-            self._link.step(CONNECT_S)
+            self._link.step(LONG_S)
         assert self._link.state == "connected", self._link.reason
         self._link.subscribe("edge/v1/plant/+/cmd/#", "edge/v1/plant/+/desired")
         for device in self.fates:
@@ -216,7 +216,7 @@ class SimulatedFleet:
 
 def roll_out(url: str, bundle: Path, *more: str) -> list[str]:
     """What to type to roll a bundle out quickly."""
-    quick = ["--soak", "0.1s", "--seconds", "0.2", "--unsigned", "--waves", "50%,100%"]
+    quick = ["--soak", "0.1s", "--seconds", "1", "--unsigned", "--waves", "50%,100%"]
     return ["fleet", "roll-out", str(bundle), "--mqtt", url, "--fleet", "plant", *quick, *more]
 
 
