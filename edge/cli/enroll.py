@@ -13,16 +13,24 @@ from edge.cli._arguments import add_hosts, positive
 from edge.core.errors import InputError
 
 if TYPE_CHECKING:
+    from edge.deploy.authority import Authority
     from edge.deploy.enrolment import Enrolment, Order
+    from edge.deploy.register import Register
 
 HELP = "give devices certificates that their broker knows them by, over SSH, or renew them"
 
-_MARKS = {"enrolled": "[green]✓[/]", "planned": "·", "put-back": "[yellow]↺[/]"}
+_MARKS = {
+    "enrolled": "[green]✓[/]",
+    "planned": "·",
+    "pending": "[yellow]?[/]",
+    "put-back": "[yellow]↺[/]",
+}
 _BAD = "[red]✗[/]"
 _CENTURY_DAYS = 36_525
 _EXIT_CODES = {
     "enrolled": _main.EXIT_DONE,
     "planned": _main.EXIT_DONE,
+    "pending": _main.EXIT_GATE,
     "put-back": _main.EXIT_GATE,
     "refused": _main.EXIT_USAGE,
     "unavailable": _main.EXIT_UNAVAILABLE,
@@ -46,10 +54,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mqtt", default="", metavar="mqtts://HOST", help="the broker (default: what is set there)"
     )
     parser.add_argument(
-        "--replace", action="store_true", help="known names with new keys, and new names"
+        "--approve",
+        type=_approval,
+        action="append",
+        default=[],
+        metavar="NAME[=KEY]",
+        help="a name that a new device may have, if that is its key's fingerprint (repeatable)",
     )
     parser.add_argument(
-        "--make-ca", type=Path, metavar="NAME", help="make an authority: NAME.pem and NAME.key"
+        "--revoke",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="take back a device's certificates, in ca.crl for the broker (repeatable)",
+    )
+    parser.add_argument(
+        "--make-ca", type=Path, metavar="NAME", help="make an authority: NAME.pem, .key and .crl"
     )
     parser.add_argument(
         "--encrypt", action="store_true", help="with --make-ca: ask for a passphrase for its key"
@@ -66,21 +86,30 @@ def _days(text: str) -> int:
     return days
 
 
+def _approval(text: str) -> tuple[str, str]:
+    name, separator, key = text.partition("=")
+    if not name or (separator and not key.startswith("SHA256:")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like cam-1 or cam-1=SHA256:…")
+    return name, key
+
+
 def run(args: argparse.Namespace) -> int:
     if args.make_ca:
         return _make_authority(args)
     if args.encrypt:
         raise InputError("--encrypt is for --make-ca")
+    if args.revoke:
+        return _revoke(args)
     if not args.hosts:
         raise InputError(
             "no host is named", hint="edge enroll user@host --ca ca.pem --ca-key ca.key"
         )
     if doubled := sorted({host for host in args.hosts if args.hosts.count(host) > 1}):
         raise InputError(f"{', '.join(doubled)} is named twice")
-    if not args.ca or not args.ca_key:
+    if len(args.hosts) > 1 and not all(key for _, key in args.approve):
         raise InputError(
-            "an authority is needed: --ca ca.pem --ca-key ca.key",
-            hint="without one: edge enroll --make-ca ca",
+            "any of these hosts could say that it has an approved name",
+            hint="approve it with its key, which edge enroll shows: --approve NAME=SHA256:…",
         )
     from edge.deploy.enrolment import enroll
 
@@ -96,12 +125,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _order(args: argparse.Namespace) -> Order:
     from edge.deploy import enrolment
-    from edge.deploy.authority import DEVICE_DAYS, read_authority
-    from edge.deploy.register import Register
+    from edge.deploy.authority import DEVICE_DAYS
 
     return enrolment.Order(
-        authority=read_authority(args.ca, args.ca_key, _ask if sys.stdin.isatty() else None),
-        register=Register(args.ca.with_suffix(".issued"), may_replace=args.replace),
+        authority=_authority(args),
+        register=_register(args),
         days=args.days or DEVICE_DAYS,
         broker_ca=enrolment.broker_authority(args.broker_ca) if args.broker_ca else "",
         url=enrolment.check_broker(args.mqtt) if args.mqtt else "",
@@ -110,6 +138,47 @@ def _order(args: argparse.Namespace) -> Order:
         timeout_s=args.timeout,
         parallel=args.parallel,
     )
+
+
+def _authority(args: argparse.Namespace) -> Authority:
+    from edge.deploy.authority import read_authority
+
+    if not args.ca or not args.ca_key:
+        raise InputError(
+            "an authority is needed: --ca ca.pem --ca-key ca.key",
+            hint="without one: edge enroll --make-ca ca",
+        )
+    return read_authority(args.ca, args.ca_key, _ask if sys.stdin.isatty() else None)
+
+
+def _register(args: argparse.Namespace) -> Register:
+    from edge.deploy.register import Register
+    from edge.deploy.revocation import list_path, revoked_serials
+
+    return Register(
+        args.ca.with_suffix(".issued"),
+        approved=dict(args.approve),
+        revoked=revoked_serials(list_path(args.ca)),
+    )
+
+
+def _revoke(args: argparse.Namespace) -> int:
+    from edge.deploy.revocation import list_path, revoke
+
+    if args.hosts:
+        raise InputError("--revoke takes no hosts: it names devices, as ca.issued has them")
+    authority = _authority(args)
+    path = list_path(args.ca)
+    revoked = revoke(authority, _register(args), args.revoke, path)
+    if args.json:
+        _output.print_json({"list": str(path), "revoked": revoked})
+        return _main.EXIT_DONE
+    for name in args.revoke:
+        count = sum(entry.name == name for entry in revoked)
+        what = f"{count} of its certificates" if count else "was before"
+        _output.out().print(f"✓ {name} is revoked: {what}", markup=False, soft_wrap=True)
+    _output.say(f"  the broker has to read {path} again (mosquitto: crlfile, and a SIGHUP)")
+    return _main.EXIT_DONE
 
 
 def _make_authority(args: argparse.Namespace) -> int:

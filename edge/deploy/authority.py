@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,11 @@ from edge.deploy.certificates import (
 )
 
 if TYPE_CHECKING:
-    from cryptography.x509 import Certificate, CertificateBuilder
+    from cryptography.x509 import (
+        Certificate,
+        CertificateBuilder,
+        CertificateRevocationList,
+    )
 
 DEVICE_DAYS = 365
 AUTHORITY_DAYS = 3650
@@ -83,6 +87,41 @@ class Authority:
         ends = utc_text(made.not_valid_after_utc)
         return Issued(certificate_pem(made), f"{made.serial_number:x}", ends)
 
+    def sign_list(self, before: CertificateRevocationList | None, serials: Iterable[int]) -> str:
+        """Revoke certificates: the next list as PEM, with all that is on the one ``before``.
+
+        It holds until the authority itself ends: a broker whose list has ended lets nobody in.
+
+        Raises:
+            InputError: The one before is not ours, or this authority may sign no such lists.
+        """
+        x509 = sdk("x509")
+        ours = self._certificate
+        usage = _extension(ours, x509.KeyUsage)
+        if usage is not None and not usage.crl_sign:
+            raise InputError("this authority may sign no lists of revoked certificates (cRLSign)")
+        if before is not None and not before.is_signature_valid(self._key.public_key()):
+            raise InputError(
+                "the list of revoked certificates was not signed by this authority",
+                hint="it is found beside its certificate: ca.crl for ca.pem",
+            )
+        number = _extension(before, x509.CRLNumber) if before is not None else None
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(ours.subject)
+            .last_update(max(_now() - _EARLIER, ours.not_valid_before_utc))
+            .next_update(ours.not_valid_after_utc)
+            .add_extension(_authority_identifier(ours), critical=False)
+            .add_extension(x509.CRLNumber(number.crl_number + 1 if number else 1), critical=False)
+        )
+        for known in before or ():
+            builder = builder.add_revoked_certificate(known)
+        for serial in serials:
+            one = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(_now())
+            builder = builder.add_revoked_certificate(one.build())
+        made: CertificateRevocationList = builder.sign(self._key, _hash_for(self._key))
+        return made.public_bytes(sdk("hazmat.primitives.serialization").Encoding.PEM).decode()
+
 
 def read_authority(
     certificate_path: Path, key_path: Path, ask: Callable[[], bytes] | None = None
@@ -107,15 +146,18 @@ def read_authority(
 
 
 def make_authority(stem: Path, days: int, passphrase: bytes = b"") -> tuple[Path, Path]:
-    """Make an authority in two files that are not there yet, ``STEM.pem`` and ``STEM.key``.
+    """Make an authority in files that are not there yet: ``STEM.pem``, ``STEM.key`` and, with
+    nobody on it yet, its list of revoked certificates, ``STEM.crl``.
 
     Raises:
         InputError: One of them is there, or can't be written.
     """
     x509, serialization = sdk("x509"), sdk("hazmat.primitives.serialization")
     ec = sdk("hazmat.primitives.asymmetric.ec")
-    certificate_path, key_path = (stem.with_name(stem.name + end) for end in (".pem", ".key"))
-    for path in (certificate_path, key_path):
+    certificate_path, key_path, list_path = (
+        stem.with_name(stem.name + end) for end in (".pem", ".key", ".crl")
+    )
+    for path in (certificate_path, key_path, list_path):
         if path.exists():
             raise InputError(f"{path} is there already", hint="give another name")
     key = ec.generate_private_key(ec.SECP256R1())
@@ -138,6 +180,7 @@ def make_authority(stem: Path, days: int, passphrase: bytes = b"") -> tuple[Path
     secret = key.private_bytes(serialization.Encoding.PEM, form, protection)
     _write_new(key_path, secret, 0o600)
     _write_new(certificate_path, certificate_pem(made).encode(), 0o644)
+    _write_new(list_path, Authority(made, key).sign_list(None, ()).encode(), 0o644)
     return certificate_path, key_path
 
 
@@ -201,10 +244,10 @@ def _authority_identifier(certificate: Certificate) -> Any:
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(known)
 
 
-def _extension(certificate: Certificate, kind: Any) -> Any:
+def _extension(of: Certificate | CertificateRevocationList, kind: Any) -> Any:
     """None if it has none of this kind, or such that can't be read."""
     try:
-        return certificate.extensions.get_extension_for_class(kind).value
+        return of.extensions.get_extension_for_class(kind).value
     except (sdk("x509").ExtensionNotFound, *damage()):
         return None
 

@@ -25,8 +25,9 @@ from edge.deploy.register import Entry, Register
 from edge.deploy.rollout import lock
 from edge.telemetry.address import addresses
 
-State = Literal["enrolled", "planned", "put-back", "refused", "unavailable"]
-"""``put-back``: the broker did not take it, so that all is as before."""
+State = Literal["enrolled", "planned", "pending", "put-back", "refused", "unavailable"]
+"""``pending``: nobody has approved its name yet; ``put-back``: the broker did not take it, so that
+all is as before."""
 
 _URL = re.compile(r"[A-Za-z0-9:/.,_\[\]-]+")  # nothing that the file of variables would read anew
 # A connection that goes through another one that is open would not tell the key of the host.
@@ -146,10 +147,11 @@ def _enroll(host: str, order: Order, say: Callable[[str], None]) -> Enrolment:
         there = _convert(connection.ask("identity", may_make=not order.is_dry), _Identity)
         _check_broker_is_named(there, order)
         request = read_request(there.request, there.hostname) if there.request else None
-        if request is not None:
-            order.register.claim(request, host)
+        is_approved = request is None or order.register.claim(request, host)
         if order.is_dry or request is None:
             outcome = _planned(host, there, request)
+        elif not is_approved:
+            outcome = _pending(host, request)
         else:
             outcome = _vouch(connection, order, there, request, say)
     # Known for certain once ssh has ended.
@@ -203,6 +205,17 @@ def _vouch(
         hint=f"what was before: {answer.back}" if answer.back else "all is as before there",
         serial="",
         ends=outcome.ended,
+    )
+
+
+def _pending(host: str, request: Request) -> Enrolment:
+    return Enrolment(
+        host,
+        "pending",
+        f"nobody has approved that it is {request.name}",
+        f"if that is its name, and its key: --approve {request.name}={request.key}",
+        name=request.name,
+        key=request.key,
     )
 
 

@@ -19,6 +19,7 @@ from edge.core.errors import InputError
 from edge.deploy.authority import Authority, make_authority, read_authority
 from edge.deploy.certificates import Request, fingerprint, read_request
 from edge.deploy.register import Entry, Register
+from edge.deploy.revocation import revoke, revoked_serials
 
 PEM = serialization.Encoding.PEM
 PLAIN = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -248,24 +249,101 @@ def asked(name: str, key: Any) -> Request:
     return Request(name, fingerprint(key.public_key()), key.public_key())
 
 
-def entry(request: Request) -> Entry:
-    return Entry(request.name, request.key, "1", "2030-01-01T00:00:00Z", "host")
+def entry(request: Request, serial: str = "1") -> Entry:
+    return Entry(request.name, request.key, serial, "2030-01-01T00:00:00Z", "host")
 
 
-def test_name_stays_with_the_key_that_it_was_given_to(tmp_path: Path, key: Any) -> None:
+def test_new_name_waits_until_it_is_approved_and_stays_with_its_key(
+    tmp_path: Path, key: Any
+) -> None:
     path = tmp_path / "ca.issued"
-    ours = asked("cam-7", key)
-    other = ec.generate_private_key(ec.SECP256R1())
+    ours, others = asked("cam-7", key), asked("cam-7", ec.generate_private_key(ec.SECP256R1()))
+    assert not Register(path).claim(ours, "a")
+    assert not Register(path, approved={"cam-8": ""}).claim(ours, "a")
+    for approved in ("", ours.key):
+        assert Register(path, approved={"cam-7": approved}).claim(ours, "a")
+    with pytest.raises(InputError, match="was approved for cam-7, and its key is"):
+        Register(path, approved={"cam-7": others.key}).claim(ours, "a")
     Register(path).add(entry(ours))
-    Register(path).claim(ours, "a")
-    with pytest.raises(InputError, match="cam-7 was enrolled with another key"):
-        Register(path).claim(asked("cam-7", other), "a")
+    assert Register(path).claim(ours, "a")
+    for approved in ({}, {"cam-7": others.key}):
+        with pytest.raises(InputError, match="cam-7 was enrolled with another key") as caught:
+            Register(path, approved=approved).claim(others, "a")
+        assert "--revoke cam-7" in caught.value.hint
     with pytest.raises(InputError, match="was enrolled as cam-7"):
-        Register(path).claim(asked("cam-8", key), "a")
-    replacing = Register(path, may_replace=True)
-    replacing.claim(asked("cam-7", other), "a")
-    replacing.add(entry(asked("cam-7", other)))
-    Register(path).claim(asked("cam-7", other), "a")
+        Register(path, approved={"cam-8": ""}).claim(asked("cam-8", key), "a")
+
+
+def test_name_and_key_are_free_once_they_are_revoked(tmp_path: Path, key: Any) -> None:
+    path = tmp_path / "ca.issued"
+    ours, others = asked("cam-7", key), asked("cam-7", ec.generate_private_key(ec.SECP256R1()))
+    Register(path).add(entry(ours, "a1"))
+    Register(path).add(entry(ours, "a2"))
+    assert Register(path, revoked={"a1"}).claim(ours, "a")  # one of them holds
+    revoked = {"a1", "a2"}
+    assert not Register(path, revoked=revoked).claim(ours, "a")
+    assert not Register(path, revoked=revoked).claim(asked("cam-8", key), "a")
+    assert Register(path, revoked=revoked, approved={"cam-7": others.key}).claim(others, "a")
+
+
+def test_list_of_revoked_certificates_grows_and_others_can_check_it(
+    tmp_path: Path, authority: Authority
+) -> None:
+    register, path = Register(tmp_path / "ca.issued"), tmp_path / "ca.crl"
+    serials = {}
+    for name in ("cam-7", "cam-7", "cam-8", "cam-9"):
+        request = asked(name, ec.generate_private_key(ec.SECP256R1()))
+        issued = authority.sign(request, 9)
+        register.add(Entry(name, request.key, issued.serial, issued.ends, "host"))
+        serials[issued.serial] = name
+        (tmp_path / f"{name}.crt").write_text(issued.pem)
+    assert is_good(tmp_path, "cam-7")  # the list of a new authority lets all in
+    revoked = revoke(authority, register, ["cam-7"], path)
+    assert [serials[one.serial] for one in revoked] == ["cam-7", "cam-7"]
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert revoke(authority, register, ["cam-7"], path) == []
+    assert [one.name for one in revoke(authority, register, ["cam-7", "cam-8"], path)] == ["cam-8"]
+    assert {serials[serial] for serial in revoked_serials(path)} == {"cam-7", "cam-8"}
+    good = [name for name in ("cam-7", "cam-8", "cam-9") if is_good(tmp_path, name)]
+    assert good == ["cam-9"]
+    found = x509.load_pem_x509_crl(path.read_bytes())
+    assert found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == 3
+    own = x509.load_pem_x509_certificate((tmp_path / "ca.pem").read_bytes())
+    assert found.next_update_utc == own.not_valid_after_utc  # a list that ended shuts all out
+
+
+def is_good(folder: Path, name: str) -> bool:
+    """To openssl, as to a broker that looks at the list."""
+    command = ["openssl", "verify", "-x509_strict", "-crl_check", "-CRLfile", folder / "ca.crl"]
+    command += ["-CAfile", folder / "ca.pem", folder / f"{name}.crt"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert ("certificate revoked" in done.stderr) == (done.returncode != 0), done.stderr
+    return done.returncode == 0
+
+
+def test_list_that_is_not_ours_or_damaged_is_left_as_it_is(
+    tmp_path: Path, authority: Authority, files: Callable[..., Any], key: Any
+) -> None:
+    register, path = Register(tmp_path / "ca.issued"), tmp_path / "ca.crl"
+    with pytest.raises(InputError, match="nothing was issued to 'cam-7'"):
+        revoke(authority, register, ["cam-7"], path)
+    register.add(entry(asked("cam-7", key)))
+    make_authority(tmp_path / "other", 1)
+    strangers = (tmp_path / "other.crl").read_bytes()
+    for data, reason in ((strangers, "not signed by this authority"), (b"nonsense", "is no list")):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=reason):
+            revoke(authority, register, ["cam-7"], path)
+        assert path.read_bytes() == data
+    path.unlink()
+    signs_no_lists = x509.KeyUsage(*([False] * 5), True, *([False] * 3))
+    other = read_authority(*files(basic=CA, usage=signs_no_lists))
+    with pytest.raises(InputError, match="may sign no lists"):
+        revoke(other, register, ["cam-7"], path)
+    with pytest.raises(InputError, match="can not write"):
+        revoke(authority, register, ["cam-7"], tmp_path / "absent" / "ca.crl")
+    revoke(read_authority(*files(basic=CA)), register, ["cam-7"], path)  # of another tool
+    assert revoked_serials(path) == {"1"}
 
 
 def test_copied_disks_are_told_apart_from_one_device(tmp_path: Path, key: Any) -> None:

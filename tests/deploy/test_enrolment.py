@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -17,12 +18,17 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from power_cuts import program_after, stopped_at
-from ssh_device import Device, wait_until
+from ssh_device import LONG_S, Device, wait_until
 
 from edge.cli._main import main
 from edge.deploy import connection
-from edge.deploy.authority import make_authority
+from edge.deploy.authority import make_authority, read_authority
+from edge.deploy.certificates import Request, fingerprint
+from edge.telemetry.address import BrokerAddress, TlsFiles
+from edge.telemetry.link import Link
 
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 NAME = socket.gethostname()
@@ -50,7 +56,8 @@ class Broker:
         configuration = folder / "mosquitto.conf"
         configuration.write_text(
             f"listener {self.port} 127.0.0.1\nuser root\npersistence false\n"
-            f"cafile {self.ca}\ncertfile {certificate}\nkeyfile {key}\nacl_file {access}\n"
+            f"cafile {self.ca}\ncrlfile {self.ca.with_suffix('.crl')}\n"
+            f"certfile {certificate}\nkeyfile {key}\nacl_file {access}\n"
             "require_certificate true\nuse_identity_as_username true\n"
             f"log_dest file {self.log}\nlog_type all\n"
         )
@@ -64,6 +71,22 @@ class Broker:
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
+
+    def reload(self) -> None:
+        """Read the list of who is revoked again."""
+        said = self.log.read_text().count("Reloading config")
+        self._process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.log.read_text().count("Reloading config") > said, "no reload")
+
+    def lets_in(self, certificate: Path, key: Path) -> bool:
+        files = TlsFiles(str(self.ca), str(certificate), str(key))
+        link = Link(BrokerAddress("127.0.0.1", self.port, tls=files), timeout_s=LONG_S)
+        link.open()
+        while link.state == "connecting":
+            link.step(LONG_S)
+        is_in = link.state == "connected"
+        link.disconnect()
+        return is_in
 
     def _listens(self) -> bool:
         try:
@@ -93,10 +116,11 @@ Enroll = Callable[..., Any]
 def enroll(broker: Broker) -> Enroll:
     """As users do; gives the exit code, and what the JSON says of the one device."""
 
-    def act(device: Device, *arguments: str, mqtt: str = broker.url) -> Any:
+    def act(device: Device, *arguments: str, mqtt: str = broker.url, approve: str = NAME) -> Any:
         words = ["enroll", device.name, "--ssh-config", str(device.config), "--json"]
         words += ["--ca", str(broker.ca), "--ca-key", str(broker.ca_key)]
         words += ["--mqtt", mqtt] if mqtt else []
+        words += ["--approve", approve] if approve else []
         with redirect_stdout(io.StringIO()) as printed:
             code = main([*words, *arguments])
         key = device.path("/etc/edge/device.key")
@@ -151,7 +175,7 @@ def test_enrolled_device_is_known_to_its_broker_and_renewed(
     assert "edge.telemetry.tls" not in served.log()  # nothing to warn of
 
     key = served.path("/etc/edge/device.key").read_bytes()
-    code, renewed = enroll(served, mqtt="")
+    code, renewed = enroll(served, mqtt="", approve="")
     assert (code, renewed["state"]) == (0, "enrolled"), renewed
     assert renewed["ended"] == outcome["ends"] < renewed["ends"]
     assert (renewed["key"], renewed["serial"] == outcome["serial"]) == (outcome["key"], False)
@@ -177,8 +201,82 @@ def test_what_the_broker_does_not_take_is_put_back(
     wait_until(lambda: is_connected(served), "the certificate before is used again")
 
 
+def revoke(broker: Broker, name: str = NAME) -> dict[str, Any]:
+    words = ["enroll", "--revoke", name, "--ca", str(broker.ca), "--ca-key", str(broker.ca_key)]
+    with redirect_stdout(io.StringIO()) as printed:
+        assert main([*words, "--json"]) == 0
+    said: dict[str, Any] = json.loads(printed.getvalue())
+    return said
+
+
+def test_revoked_device_is_shut_out_until_it_is_approved_again_and_others_go_on(
+    served: Device, broker: Broker, enroll: Enroll, tmp_path: Path
+) -> None:
+    code, first = enroll(served)
+    assert code == 0, first
+    own, key = (served.path(f"/etc/edge/device.{end}") for end in ("crt", "key"))
+    other = issue(broker, tmp_path / "other")
+    assert broker.lets_in(own, key)
+    said = revoke(broker)
+    assert said["list"] == str(broker.ca.with_suffix(".crl"))
+    assert [one["serial"] for one in said["revoked"]] == [first["serial"]]
+    broker.reload()
+    assert not broker.lets_in(own, key)
+    assert broker.lets_in(*other)
+    served.run("systemctl restart edge.service")
+    wait_until(lambda: is_refused(served), "the device is told that it is refused")
+    assert served.versions() == {"m": "1"}
+
+    code, outcome = enroll(served, approve="")
+    assert (code, outcome["state"]) == (1, "pending"), outcome
+    approved = outcome["hint"].split()[-1]
+    assert approved == f"{NAME}={first['key']}"
+    code, again = enroll(served, approve=approved)
+    assert (code, again["state"], again["key"]) == (0, "enrolled", first["key"]), again
+    assert is_connected(served)
+    assert broker.lets_in(*other)
+    assert revoke(broker)["revoked"] != []
+
+
+def issue(broker: Broker, stem: Path) -> tuple[Path, Path]:
+    """Another client of the broker's, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    secret, certificate = stem.with_suffix(".key"), stem.with_suffix(".crt")
+    secret.touch(0o600)
+    secret.write_bytes(key.private_bytes(serialization.Encoding.PEM, *plain))
+    public = key.public_key()
+    request = Request(stem.name, fingerprint(public), public)
+    certificate.write_text(read_authority(broker.ca, broker.ca_key).sign(request, 1).pem)
+    return certificate, secret
+
+
+def is_refused(device: Device) -> bool:
+    broker = device.ready().get("mqtt") or {}
+    return "refuses our client certificate" in str(broker) or "hung up" in str(broker)
+
+
+def test_new_name_is_given_to_nobody_before_it_is_approved(
+    device: Device, broker: Broker, enroll: Enroll
+) -> None:
+    code, outcome = enroll(device, approve="")
+    assert (code, outcome["state"], outcome["name"]) == (1, "pending", NAME), outcome
+    assert f"--approve {NAME}={outcome['key']}" in outcome["hint"]
+    assert own_files(device) == {}
+    assert not broker.ca.with_suffix(".issued").exists()
+    public = ["openssl", "pkey", "-in", "/etc/edge/device.key", "-pubout", "-outform", "DER"]
+    digest = device.run(f"{' '.join(public)} | openssl dgst -sha256 -binary | base64")
+    assert outcome["key"] == f"SHA256:{digest.strip().rstrip('=')}"
+    code, outcome = enroll(device, approve=f"{NAME}=SHA256:{'A' * 43}")
+    assert (code, outcome["state"]) == (2, "refused"), outcome
+    assert "was approved for" in outcome["reason"]
+    assert enroll(device, approve="another")[1]["state"] == "pending"
+    assert own_files(device) == {}
+    assert enroll(device)[1]["state"] == "enrolled"
+
+
 def test_fresh_device_waits_for_a_release_and_a_new_board_for_a_word(
-    device: Device, enroll: Enroll
+    device: Device, broker: Broker, enroll: Enroll
 ) -> None:
     code, planned = enroll(device, "--dry-run")
     assert (code, planned["state"], planned["key"]) == (0, "planned", "")
@@ -201,9 +299,9 @@ def test_fresh_device_waits_for_a_release_and_a_new_board_for_a_word(
     code, outcome = enroll(device)
     assert (code, outcome["state"]) == (2, "refused"), outcome
     assert f"{NAME} was enrolled with another key" in outcome["reason"]
-    assert "--replace" in outcome["hint"]
     assert own_files(device) == before
-    assert enroll(device, "--replace")[0] == 0
+    revoke(broker)
+    assert enroll(device)[0] == 0
     device.cut_power()
     unavailable(enroll(device), "can not be reached")
 
@@ -248,6 +346,31 @@ def unavailable(told: Any, reason: str) -> None:
     assert reason in outcome["reason"], outcome
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["a", "b", "--approve", "cam-1"], "any of these hosts"),
+        (["a", "--approve", "=SHA256:x"], "is not like cam-1"),
+        (["a", "--approve", "cam-1=x"], "is not like cam-1"),
+        (["a", "--revoke", "cam-1"], "takes no hosts"),
+        (["--revoke", "cam-1"], "nothing was issued to 'cam-1'"),
+    ],
+)
+def test_words_that_can_not_be_meant_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], reason: str
+) -> None:
+    authority, key = make_authority(tmp_path / "ca", 1)
+    assert exit_code(["enroll", *words, "--ca", str(authority), "--ca-key", str(key)]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def exit_code(words: list[str]) -> int | str | None:
+    try:
+        return main(words)
+    except SystemExit as ended:  # so argparse ends
+        return ended.code
+
+
 def test_urls_that_can_not_be_meant_are_refused(tmp_path: Path) -> None:
     authority, key = make_authority(tmp_path / "ca", 1)
     words = ["enroll", "device", "--ca", str(authority), "--ca-key", str(key)]
@@ -256,7 +379,11 @@ def test_urls_that_can_not_be_meant_are_refused(tmp_path: Path) -> None:
 
 
 def survive(
-    device: Device, enroll: Enroll, numbers: range, monkeypatch: pytest.MonkeyPatch
+    device: Device,
+    broker: Broker,
+    enroll: Enroll,
+    numbers: range,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[int, int, int]:
     """Cut the power before each change.
 
@@ -272,7 +399,7 @@ def survive(
     for number in numbers:
         device.take_disk(disk)
         device.boot()
-        if not cut_at(number, device, enroll, monkeypatch):
+        if not cut_at(number, device, broker, enroll, monkeypatch):
             break
         healed += device.path("/opt/edge/enrolling").exists()
         device.boot()
@@ -283,19 +410,30 @@ def survive(
         assert found == before or found.keys() == set(OWN), number
         if found != before or was_enrolled:
             wait_until(lambda: is_connected(device), f"the broker is connected after cut {number}")
-        # To the register, a disk from before it had a key is that of another board.
-        code, outcome = enroll(device, "--replace")
+        code, outcome = anew(enroll, device, broker)
         assert (code, outcome["state"]) == (0, "enrolled"), (number, outcome)
         assert is_connected(device)
         device.cut_power()
     return was, is_new, healed
 
 
-def cut_at(number: int, device: Device, enroll: Enroll, monkeypatch: pytest.MonkeyPatch) -> bool:
+def anew(enroll: Enroll, device: Device, broker: Broker) -> Any:
+    """To the register, a disk from before it had a key is that of another board."""
+    broker.ca.with_suffix(".issued").unlink(missing_ok=True)
+    return enroll(device)
+
+
+def cut_at(
+    number: int,
+    device: Device,
+    broker: Broker,
+    enroll: Enroll,
+    monkeypatch: pytest.MonkeyPatch,
+) -> bool:
     """Enrol, and cut the power before the nth change; False if there are not so many."""
     monkeypatch.setattr(connection, "program", lambda: stopped_at(number))
     told: list[Any] = []
-    thread = threading.Thread(target=lambda: told.append(enroll(device, "--replace")))
+    thread = threading.Thread(target=lambda: told.append(anew(enroll, device, broker)))
     thread.start()
     mark = device.path("/run/cut")
     while thread.is_alive() and not mark.exists():
@@ -310,19 +448,23 @@ def cut_at(number: int, device: Device, enroll: Enroll, monkeypatch: pytest.Monk
 
 
 def test_a_cut_in_the_middle_leaves_what_was(
-    served: Device, enroll: Enroll, monkeypatch: pytest.MonkeyPatch
+    served: Device, broker: Broker, enroll: Enroll, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert survive(served, enroll, range(34, 35), monkeypatch) == (1, 0, 1)
+    assert survive(served, broker, enroll, range(34, 35), monkeypatch) == (1, 0, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_renewal", [False, True], ids=["first", "renewal"])
 def test_each_cut_leaves_what_was_or_what_is(
-    served: Device, enroll: Enroll, monkeypatch: pytest.MonkeyPatch, is_renewal: bool
+    served: Device,
+    broker: Broker,
+    enroll: Enroll,
+    monkeypatch: pytest.MonkeyPatch,
+    is_renewal: bool,
 ) -> None:
     if is_renewal:
         enroll(served)
-    was, is_new, healed = survive(served, enroll, range(1, 1000), monkeypatch)
+    was, is_new, healed = survive(served, broker, enroll, range(1, 1000), monkeypatch)
     print(f"{was} power cuts left what was ({healed} by the boot), {is_new} what is")
     assert was > 20
     assert is_new
