@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
 import pytest
 
 from edge.deploy.ondevice.layout import Layout
@@ -26,16 +27,46 @@ mkdir {folder}/upper {folder}/work {folder}/root
 mount -t overlay overlay -o lowerdir=/,upperdir={folder}/upper,workdir={folder}/work {folder}/root
 mount -t proc proc {folder}/root/proc
 mount --bind /dev {folder}/root/dev
-cp {package} {folder}/root/package.deb
+cp -r {packages} {folder}/root/packages
+mkdir -p {folder}/root/run/systemd/system {folder}/root/stub
+printf '#!/bin/sh\\necho $* >> /calls\\n' > {folder}/root/stub/deb-systemd-invoke
+chmod 755 {folder}/root/stub/deb-systemd-invoke
 exec chroot {folder}/root sh -e -c '
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-dpkg -i /package.deb >&2
+export PATH=/stub:/usr/sbin:/usr/bin:/sbin:/bin
+install() {{ dpkg -i /packages/edge-runtime_$1_all.deb >&2; }}
+{steps}
+'
+"""
+LIFE = """
+install 0.1.0
 edge --version
 id -un edge
 test -L /etc/systemd/system/multi-user.target.wants/edge.service
+grep "restart edge.service" /calls
+
+echo "# mine" >> /etc/edge/edge.toml
+echo EDGE_MQTT_URL=mine > /etc/edge/environment
+mkdir -p /var/lib/edge/models /var/cache/edge
+touch /var/lib/edge/models/mine.edge
+rm /calls
+install 0.2.0
+dpkg-query -s edge-runtime | grep ^Version
+edge --version
+tail -1 /etc/edge/edge.toml
+cat /etc/edge/environment
+ls /var/lib/edge/models
+grep "restart edge.service" /calls
+
+rm /calls
+! install 0.3.0
+edge --version
+test ! -e /calls || ! grep restart /calls
+install 0.2.0
+
 dpkg -P edge-runtime >&2
 test ! -e /usr/lib/edge-runtime
-'
+test ! -e /etc/edge
+test ! -e /var/lib/edge
 """
 
 
@@ -97,7 +128,13 @@ def test_nothing_of_the_service_closes_the_way_to_a_gpu_or_npu() -> None:
 
 
 @pytest.fixture
-def package(packaging: ModuleType, wheelhouse: Callable[..., Wheelhouse], tmp_path: Path) -> Path:
+def build(
+    packaging: ModuleType,
+    wheelhouse: Callable[..., Wheelhouse],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Callable[..., Path]:
+    """Makes a package of a version; whatever that is, its program is this checkout's."""
     if shutil.which("dpkg-deb") is None:
         pytest.skip("needs dpkg-deb")
     python = subprocess.run(
@@ -105,12 +142,19 @@ def package(packaging: ModuleType, wheelhouse: Callable[..., Wheelhouse], tmp_pa
         capture_output=True,
         text=True,
     ).stdout.strip()
-    path: Path = packaging.build(wheelhouse((), Target(python, "x86_64", "2.36")), "all", tmp_path)
-    return path
+
+    def make(version: str, *more: Path) -> Path:
+        monkeypatch.setattr(packaging, "__version__", version)
+        system = wheelhouse((), Target(python, "x86_64", "2.36"))
+        with_more = msgspec.structs.replace(system, wheels=(*system.wheels, *more))
+        path: Path = packaging.build(with_more, "all", tmp_path / "packages")
+        return path
+
+    return make
 
 
-def test_the_package_holds_wheels_a_unit_and_settings(package: Path) -> None:
-    done = subprocess.run(["dpkg-deb", "-c", str(package)], capture_output=True, text=True)
+def test_the_package_holds_wheels_a_unit_and_settings(build: Callable[..., Path]) -> None:
+    done = subprocess.run(["dpkg-deb", "-c", str(build("0.1.0"))], capture_output=True, text=True)
     for name in (
         "./lib/systemd/system/edge.service",
         "./etc/edge/edge.toml",
@@ -122,14 +166,29 @@ def test_the_package_holds_wheels_a_unit_and_settings(package: Path) -> None:
 
 
 @pytest.mark.slow
-def test_dpkg_installs_it_without_a_network_and_takes_it_off(package: Path, tmp_path: Path) -> None:
+def test_dpkg_installs_it_without_a_network_renews_it_and_takes_it_off(
+    build: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A new version keeps settings and models; one that can not be installed leaves the old one."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
+    broken = tmp_path / "broken-1.0-py3-none-any.whl"
+    broken.write_bytes(b"no archive")
+    build("0.1.0")
+    build("0.2.0")
+    packages = build("0.3.0", broken).parent
     folder = tmp_path / "system"
     folder.mkdir()
-    script = OVERLAY.format(folder=folder, package=package)
+    script = OVERLAY.format(folder=folder, packages=packages, steps=LIFE)
     command = ["unshare", "--mount", "--net", "sh", "-c", script]
     done = subprocess.run(command, capture_output=True, text=True)
     if "overlay" in done.stderr and "mount" in done.stderr:
         pytest.skip(f"needs overlayfs: {done.stderr}")
-    assert (done.returncode, done.stdout.split()) == (0, ["edge", "0.1.0", "edge"]), done.stderr
+    assert (done.returncode, done.stdout.splitlines()) == (
+        0,
+        [
+            *("edge 0.1.0", "edge", "restart edge.service"),
+            *("Version: 0.2.0", "edge 0.1.0", "# mine", "EDGE_MQTT_URL=mine", "mine.edge"),
+            *("restart edge.service", "edge 0.1.0"),
+        ],
+    ), done.stderr
