@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from patience import LONG_S, wait_until
 
 import edge
 from edge.core.errors import EngineError, InputError, NotFoundError, UnavailableError
@@ -28,13 +29,6 @@ MakeVariant = Callable[..., Variant]
 ONES = np.ones((2, 3), np.float32)
 ZEROS = np.zeros((1, 4), np.float32)
 LOOK_S = 0.01
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
 
 
 def active(runtime: edge.Runtime, name: str = "product") -> str:
@@ -88,7 +82,7 @@ def test_no_request_is_lost_while_versions_take_over(bundles: Callable[..., Path
             while not is_over.is_set():
                 model = runtime.model("product")
                 answer = model.infer({"x": ONES}) if count % 2 else model.submit({"x": ONES})
-                assert (answer if isinstance(answer, dict) else answer.result(20))["y"].size
+                assert (answer if isinstance(answer, dict) else answer.result(LONG_S))["y"].size
                 count += 1
             return count
 
@@ -97,7 +91,7 @@ def test_no_request_is_lost_while_versions_take_over(bundles: Callable[..., Path
             bundles(version, expected=ZEROS)
             wait_until(lambda version=version: active(runtime) == version, version)
         is_over.set()
-        assert all(future.result(20) for future in asking)
+        assert all(future.result(LONG_S) for future in asking)
 
 
 def test_a_version_that_fails_its_goldens_never_serves(bundles: Callable[..., Path]) -> None:
@@ -138,7 +132,7 @@ def test_a_bundle_that_is_replaced_in_its_place_takes_over(bundles: Callable[...
 
 
 def test_a_damaged_bundle_changes_nothing_and_is_taken_once_it_is_whole(
-    bundles: Callable[..., Path], tmp_path: Path
+    bundles: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = bundles("1", "product.edge")
     with edge.Runtime(path.parent, watch_s=LOOK_S) as runtime:
@@ -151,7 +145,7 @@ def test_a_damaged_bundle_changes_nothing_and_is_taken_once_it_is_whole(
         wait_until(lambda: "three" in runtime.names(), "the damaged one to be listed")
         assert runtime.status_of("three").state == "failed"
         path.write_bytes(b"no bundle")  # in place, under a model that is kept
-        time.sleep(10 * LOOK_S)
+        wait_until(lambda: "what was in it goes on" in caplog.text, "it to be seen")
         assert runtime.infer("product", {"x": ONES}, "1")
         bundles("3", "three.edge")
         wait_until(lambda: active(runtime) == "3", "version 3 to take over")
@@ -555,7 +549,7 @@ def test_what_is_activated_while_it_is_taken_back_serves_in_the_end(
 
         monkeypatch.setattr(Rejections, "add", add_late)
         runtime.roll_back("product")
-        activating[0].result(20)
+        activating[0].result(LONG_S)
         assert (active(runtime), state(runtime, "2")) == ("2", "ready")
 
 

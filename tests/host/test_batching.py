@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import LONG_S
 
 import edge
 from edge.core import plugins
@@ -149,7 +150,7 @@ def test_an_engine_that_takes_single_rows_only_says_why(load: Callable[..., Mode
 def test_a_fixed_batch_takes_single_rows(load: Callable[..., Model]) -> None:
     with load((4, 3), (4, 1)) as model:
         assert (model.batches.max_rows, model.batches.is_padded) == (4, True)
-        answer = model.submit({"x": np.ones((1, 3), np.float32)}).result(30)["y"]
+        answer = model.submit({"x": np.ones((1, 3), np.float32)}).result(LONG_S)["y"]
         np.testing.assert_array_equal(answer, [[3]])
 
 
@@ -180,7 +181,7 @@ def test_a_real_engine_answers_in_batches_as_it_does_alone(real: Model, sizes: l
     feeds = [{"x": noise.standard_normal((rows, 3), np.float32)} for rows in sizes]
     futures = [real.submit(each) for each in feeds]
     for each, future in zip(feeds, futures, strict=True):
-        np.testing.assert_allclose(future.result(30)["y"], real.infer(each)["y"], atol=1e-5)
+        np.testing.assert_allclose(future.result(LONG_S)["y"], real.infer(each)["y"], atol=1e-5)
 
 
 def test_a_buffer_is_filled_in_order_and_up_with_the_first_row() -> None:
@@ -210,12 +211,12 @@ def test_an_output_without_the_rows_of_the_batch_is_refused() -> None:
 
 def test_a_model_that_is_forgotten_ends_its_threads(make_bundle: MakeBundle) -> None:
     model = edge.load(make_bundle())
-    model.submit({"x": np.ones((1, 3), np.float32)}).result(30)
+    model.submit({"x": np.ones((1, 3), np.float32)}).result(LONG_S)
     (thread,) = model._scheduler._threads
     model._bundle.close()  # what is left open is a warning, and a warning an error
     del model
     gc.collect()
-    thread.join(30)
+    thread.join(LONG_S)
     assert not thread.is_alive()
     assert thread not in threading.enumerate()
 
@@ -228,5 +229,5 @@ future = model.submit({"x": numpy.ones((1, 3), numpy.float32)})
 future.add_done_callback(lambda done: print(done.result()["y"].shape, flush=True))
 """
     command = [sys.executable, "-c", code, str(make_bundle())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG_S)
     assert (done.stdout, done.returncode) == ("(1, 4)\n", 0), done.stderr

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from patience import LONG_S
 
 import edge
 from edge.core import plugins
@@ -51,7 +52,7 @@ def test_another_variant_serves_while_the_engine_is_built(
 ) -> None:
     with edge.Runtime(bundle) as runtime:
         assert runtime.infer("product", {"x": ONES})["y"].shape == (2, 4)
-        assert forge.started.wait(20)
+        assert forge.started.wait(LONG_S)
         now = status(runtime)
         assert (now.state, now.variant, now.engine) == ("ready", "null-fp32", "null")
         assert now.is_fallback
@@ -94,14 +95,14 @@ def test_no_request_is_lost_when_the_engine_takes_over(bundle: Path, forge: Any)
                 answer = model.infer(feeds) if number % 2 else model.submit(feeds).result()
                 answers.append(float(answer["y"].max()))
                 if len(answers) == 1:
-                    have_begun.wait(20)
+                    have_begun.wait(LONG_S)
             return answers
 
         asking = [pool.submit(ask_until_it_is_built, number) for number in range(4)]
-        have_begun.wait(20)
+        have_begun.wait(LONG_S)
         forge.go.set()
         for future in asking:
-            *before, last = future.result(20)
+            *before, last = future.result(LONG_S)
             assert (set(before), last) == ({0.0}, 1.0)
         assert model.statistics.snapshot().failure_count == 0
 
@@ -150,7 +151,7 @@ def test_nothing_serves_meanwhile_where_that_is_denied_or_there_is_nothing(
     path = request.getfixturevalue(name)
     with edge.Runtime(path, fallback="deny" if name == "bundle" else "warn") as runtime:
         runtime.load_all()
-        assert forge.started.wait(20)
+        assert forge.started.wait(LONG_S)
         now = status(runtime)
         assert (now.state, now.variant, runtime.is_ready) == ("building", "", False)
         assert runtime.is_loading
@@ -179,10 +180,10 @@ def test_who_asks_for_a_model_that_nothing_can_serve_waits_for_its_engine(
 ) -> None:
     with edge.Runtime(alone) as runtime, ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(runtime.infer, "alone", {"x": ONES}) for _ in range(2)]
-        assert forge.started.wait(20)
+        assert forge.started.wait(LONG_S)
         assert not any(answer.done() for answer in answers)
         forge.go.set()
-        assert all(answer.result(20)["y"].shape == (2, 4) for answer in answers)
+        assert all(answer.result(LONG_S)["y"].shape == (2, 4) for answer in answers)
     assert len(forge.sessions) == 1
 
 
@@ -191,12 +192,12 @@ def test_closing_does_not_wait_for_a_build_and_what_it_makes_is_never_opened(
 ) -> None:
     runtime = edge.Runtime(bundle, alone)
     runtime.load_all()
-    assert forge.started.wait(20)
+    assert forge.started.wait(LONG_S)
     with ThreadPoolExecutor(1) as pool:
         waiting: Future[Any] = pool.submit(runtime.model, "alone")
         runtime.close()
         with pytest.raises(UnavailableError, match="runtime is closed"):
-            waiting.result(20)
+            waiting.result(LONG_S)
     assert not forge.go.is_set()
     forge.finish()
     assert forge.sessions == []
@@ -344,7 +345,7 @@ def test_what_is_built_takes_the_room_of_what_served_meanwhile(
             time.sleep(0.001)
         is_over.set()
         for future in asking:
-            future.result(20)
+            future.result(LONG_S)
         assert model.infer({"x": ONES})["y"].max() == 1
         assert runtime.memory.used_bytes == size
         assert status(runtime).evictions == {"room": 1}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import LONG_S
 
 from edge.core.errors import InputError
 from edge.host import Runtime
@@ -47,8 +48,8 @@ def test_capture_sees_what_is_submitted(make_bundle: MakeBundle) -> None:
     with Runtime(make_bundle(), models=settings) as runtime:
         model = runtime.model("product")
         capture = model.capture(MIB)
-        model.submit({"x": np.ones((1, 3), np.float32)}).result(10)
-        assert capture.future.result(10).inputs["x"].shape == (1, 3)
+        model.submit({"x": np.ones((1, 3), np.float32)}).result(LONG_S)
+        assert capture.future.result(LONG_S).inputs["x"].shape == (1, 3)
 
 
 def test_capture_waits_through_an_eviction(make_bundle: MakeBundle) -> None:
@@ -112,16 +113,18 @@ def test_many_threads_get_their_answers_while_one_frame_is_taken(make_bundle: Ma
     with Runtime(make_bundle()) as runtime:
         model = runtime.model("product")
         answers: list[int] = []
+        is_over = threading.Event()
 
         def work() -> None:
-            for _ in range(200):
+            while not is_over.is_set():
                 answers.append(model.infer({"x": np.ones((1, 3), np.float32)})["y"].shape[0])
 
         threads = [threading.Thread(target=work) for _ in range(4)]
         for thread in threads:
             thread.start()
-        frames = [model.capture(MIB).future.result(10) for _ in range(3) if threads[0].is_alive()]
+        frames = [model.capture(MIB).future.result(LONG_S) for _ in range(3)]
+        is_over.set()
         for thread in threads:
             thread.join()
-        assert answers == [1] * 800
+        assert set(answers) == {1}
         assert all(frame.inputs["x"].shape == (1, 3) for frame in frames)

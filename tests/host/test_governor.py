@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import LONG_S, wait_until
 
 import edge
 from edge.core.errors import SettingsError, UnavailableError
 from edge.host import restraint
-from edge.host.fairness import FairShare
+from edge.host.fairness import FairShare, Turns
 from edge.host.governor import Governor
 from edge.host.status import ModelStatus
 from edge.sensors import Reading
@@ -25,10 +26,8 @@ from edge.settings import ModelSettings, Power
 from runtimes.null import NullSession
 
 MakeBundle = Callable[..., Path]
-Eventually = Callable[[Callable[[], bool], str], None]
 
 ONES = np.ones((1, 3), np.float32)
-LONG_S = 30.0
 HASTE = 50.0
 
 
@@ -101,17 +100,6 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restraint, "_SETTLE_S", restraint._SETTLE_S / HASTE)
 
 
-@pytest.fixture
-def eventually() -> Eventually:
-    def wait(condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + LONG_S
-        while not condition():
-            assert time.monotonic() < deadline, what
-            time.sleep(0.005)
-
-    return wait
-
-
 class Clients:
     """Threads that always want the next answer: of ``a`` by submitting, of ``b`` by calling."""
 
@@ -158,9 +146,11 @@ def test_throttling_lowers_concurrency_then_the_rate_and_its_end_gives_both_back
     make_bundle: MakeBundle,
     board: Board,
     engine: Engine,
-    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    # However long a batch takes on this machine, all cost the same.
+    monkeypatch.setattr(Turns, "__exit__", lambda self, *_: self.fair.release(self, 4_000_000))
     caplog.set_level(logging.INFO, "edge.host.governor")
     power = Power(interval_s=0.05, min_batches_per_s=50.0, root=str(board.root))
     settings = {"a": ModelSettings(share=3, instances=4), "b": ModelSettings(share=1)}
@@ -177,50 +167,50 @@ def test_throttling_lowers_concurrency_then_the_rate_and_its_end_gives_both_back
             assert runtime.strain is not None
             return runtime.strain.limits.batches_per_s
 
-        eventually(lambda: clients.answered.total() > 300, "work without a limit")
+        wait_until(lambda: clients.answered.total() > 300, "work without a limit")
         assert level() == "free"
-        assert engine.most > 4
+        wait_until(lambda: engine.most > 4, "many at once")
         board.throttle(2)
-        eventually(lambda: level() == "concurrency", "fewer at once")
-        eventually(lambda: level() == "rate", "fewer per second")
-        eventually(lambda: least() == 50.0, "the least rate")
+        wait_until(lambda: level() == "rate", "fewer per second")
+        wait_until(lambda: least() == 50.0, "the least rate")
         strain = runtime.strain
         assert strain is not None
         assert (strain.cause, strain.limits.concurrency) == ("thermal", 1)
         assert "cpufreq-cpu0 at 2" in strain.why
-        eventually(lambda: engine.running <= 1, "those that were at work to end")
+        wait_until(lambda: engine.running <= 1, "those that were at work to end")
         engine.most, before = 0, clients.answered.copy()
         engine.starts.clear()
-        eventually(lambda: len(engine.starts) > 20, "paced work")
+        wait_until(lambda: len(engine.starts) > 60, "paced work")
         assert engine.most == 1
         done = clients.answered - before
         assert done["a"] > 1.5 * done["b"]  # shares of 3 and 1
-        gaps = [later - sooner for sooner, later in itertools.pairwise(engine.starts[:20])]
-        assert sum(gaps) / len(gaps) > 0.8 / strain.limits.batches_per_s
+        # The first may have begun late: without a pace, they would take a fifth of that.
+        assert engine.starts[60] - engine.starts[0] > 0.5 * 60 / strain.limits.batches_per_s
         board.throttle(0)
         board.celsius(40.0)
-        eventually(lambda: level() == "free", "all limits to go")
+        wait_until(lambda: level() == "free", "all limits to go")
         engine.most = 0
-        eventually(lambda: engine.most > 4, "as many at once as before")
+        wait_until(lambda: engine.most > 4, "as many at once as before")
         assert not clients.failures
     lines = [(record.levelname, record.message) for record in caplog.records]
     assert lines[0][0] == "WARNING"
+    assert "at once" in lines[0][1]
+    assert "per second" not in lines[0][1]  # which comes after fewer at once
+    assert "per second" in lines[1][1]
     assert lines[-1] == ("INFO", "the device is no longer held back")
-    assert len(lines) <= 8, lines
-    eventually(lambda: not _own_threads(), "its threads to end")
+    assert len(lines) < 30, lines  # two for each batch more at once, and not one for each look
+    wait_until(lambda: not _own_threads(), "its threads to end")
 
 
 @pytest.mark.usefixtures("hasty", "engine")
-def test_requests_that_find_no_place_learn_why(
-    make_bundle: MakeBundle, board: Board, eventually: Eventually
-) -> None:
+def test_requests_that_find_no_place_learn_why(make_bundle: MakeBundle, board: Board) -> None:
     power = Power(policy="latency", budget_watts=10.0, interval_s=0.05, root=str(board.root))
     settings = {"a": ModelSettings(queue=2)}
     with edge.Runtime(models(make_bundle), models=settings, power=power) as runtime:
         model = runtime.model("a")
         board.watts(19.0)
         with Clients(runtime, each=1):
-            eventually(lambda: model.is_held_back, "a limit")
+            wait_until(lambda: model.is_held_back, "a limit")
         futures = [model.submit({"x": ONES}) for _ in range(2)]
         with pytest.raises(UnavailableError, match=r"wait for a already; .* W are drawn, more"):
             futures += [model.submit({"x": ONES}) for _ in range(18)]
@@ -233,19 +223,17 @@ def test_requests_that_find_no_place_learn_why(
 
 
 @pytest.mark.usefixtures("hasty", "engine")
-def test_close_ends_what_waits_for_a_pace(
-    make_bundle: MakeBundle, board: Board, eventually: Eventually
-) -> None:
+def test_close_ends_what_waits_for_a_pace(make_bundle: MakeBundle, board: Board) -> None:
     """A hundred batches at one a second would take more than a minute."""
     board.celsius(99.0)
     power = Power(max_celsius=50.0, interval_s=0.05, root=str(board.root))
     runtime = edge.Runtime(models(make_bundle), power=power)
     with Clients(runtime, each=2):
-        eventually(lambda: runtime.strain.limits.batches_per_s == 1.0, "the least rate")  # type: ignore[union-attr]
+        wait_until(lambda: runtime.strain.limits.batches_per_s == 1.0, "the least rate")  # type: ignore[union-attr]
         futures = [runtime.model("a").submit({"x": ONES}) for _ in range(100)]
         runtime.close()
     assert all(future.done() for future in futures)
-    eventually(lambda: not _own_threads(), "its threads to end")
+    wait_until(lambda: not _own_threads(), "its threads to end")
 
 
 @pytest.mark.usefixtures("engine")
@@ -304,7 +292,7 @@ def test_watching_limits_nothing_and_says_what_presses(board: Board) -> None:
 
 @pytest.mark.usefixtures("hasty")
 def test_look_that_fails_is_logged_once_and_the_next_ones_work(
-    board: Board, caplog: pytest.LogCaptureFixture, eventually: Eventually
+    board: Board, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = [True]
     looks = itertools.count()
@@ -317,11 +305,11 @@ def test_look_that_fails_is_logged_once_and_the_next_ones_work(
 
     governor = Governor(Power(interval_s=0.05, root=str(board.root)), FairShare(), status)
     governor.start()
-    eventually(lambda: next(looks) > 3, "some looks")
+    wait_until(lambda: next(looks) > 3, "some looks")
     failing[0] = False
-    eventually(lambda: bool(governor.strain.reading.temperature_celsius), "a reading")
+    wait_until(lambda: bool(governor.strain.reading.temperature_celsius), "a reading")
     failing[0] = True
-    eventually(lambda: governor.strain.reading == Reading(), "it to be old")
+    wait_until(lambda: governor.strain.reading == Reading(), "it to be old")
     governor.close()
     assert [record.message for record in caplog.records] == [
         "heat and power could not be looked after"
@@ -329,7 +317,7 @@ def test_look_that_fails_is_logged_once_and_the_next_ones_work(
 
 
 def test_sensor_that_hangs_does_not_keep_the_runtime_from_closing(
-    monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Hanging:
         def __init__(self) -> None:
@@ -350,7 +338,7 @@ def test_sensor_that_hangs_does_not_keep_the_runtime_from_closing(
     governor.close()
     assert not fair.is_limited
     sensors.goes_on.set()
-    eventually(lambda: not _own_threads(), "its thread to end")
+    wait_until(lambda: not _own_threads(), "its thread to end")
     assert not fair.is_limited
 
 

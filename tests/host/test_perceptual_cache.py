@@ -18,7 +18,7 @@ SIDE = 64
 
 
 def settings(**changes):  # type: ignore[no-untyped-def]
-    given = {"cache_bytes": 1 << 24, "cache_difference": LIMIT, "cache_age_s": 60.0, **changes}
+    given = {"cache_bytes": 1 << 24, "cache_difference": LIMIT, "cache_age_s": 3600.0, **changes}
     return ModelSettings(cache="perceptual", **given)
 
 

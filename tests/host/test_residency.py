@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import LONG_S, wait_until
 
 import edge
 from edge.core import plugins
@@ -61,7 +61,7 @@ class Watched:
 
         def watched_run(feeds: Any) -> Any:
             if self.hold is not None:
-                assert self.hold.wait(20)
+                assert self.hold.wait(LONG_S)
             self.ran_closed += not is_open
             if self.at_run is not None:
                 self.at_run(session)
@@ -113,13 +113,13 @@ def test_twenty_models_share_room_for_five_and_no_request_fails(
             for _ in range(100):
                 model = runtime.model(choose.choice(names))
                 feeds = {"x": ONES}
-                answer = model.infer(feeds) if seed % 2 else model.submit(feeds).result(20)
+                answer = model.infer(feeds) if seed % 2 else model.submit(feeds).result(LONG_S)
                 assert answer["y"].shape == (2, 4)
                 assert runtime.memory.used_bytes <= 5 * SIZE
 
         with ThreadPoolExecutor(8) as pool:
             for future in [pool.submit(ask, seed) for seed in range(8)]:
-                future.result(60)
+                future.result(LONG_S)
         assert watched.ran_closed == 0
         assert watched.open <= 5
         statuses = runtime.status()
@@ -148,15 +148,13 @@ def test_what_is_in_use_goes_after_its_last_run_where_nothing_else_can(
     ):
         first = runtime.model("m00")
         running = pool.submit(first.infer, {"x": ONES})
-        while not first.seat.is_busy:
-            time.sleep(0.001)
+        wait_until(lambda: first.seat.is_busy)
         waiting = pool.submit(runtime.infer, "m01", {"x": ONES})
-        while first.seat.is_taken:
-            time.sleep(0.001)
+        wait_until(lambda: not first.seat.is_taken)
         assert watched.open == 1
         watched.hold.set()
-        assert running.result(20)
-        assert waiting.result(20)
+        assert running.result(LONG_S)
+        assert waiting.result(LONG_S)
         assert watched.most_open == 1
         assert watched.ran_closed == 0
 
@@ -195,10 +193,7 @@ def test_what_is_idle_is_unloaded_and_what_is_pinned_is_not(make_bundle: MakeBun
     pinned = {"m01": ModelSettings(pinned=True)}
     with edge.Runtime(folder_of(make_bundle, 2), idle_s=0.02, models=pinned) as runtime:
         runtime.load_all()
-        deadline = time.monotonic() + 20
-        while states(runtime) != ["idle", "ready"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_until(lambda: states(runtime) == ["idle", "ready"])
         assert runtime.status()[0].evictions == {"idle": 1}
         assert runtime.infer("m00", {"x": ONES})
 
@@ -235,16 +230,14 @@ def test_closing_does_not_wait_for_a_version_that_waits_for_room(
     runtime = edge.Runtime(folder, memory=SIZE, watch_s=0.01)
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(runtime.infer, "m00", {"x": ONES})
-        while not runtime.memory.used_bytes:
-            time.sleep(0.001)
+        wait_until(lambda: runtime.memory.used_bytes > 0)
         make_bundle(name="m01")
-        while not runtime._residency._line:
-            time.sleep(0.001)
+        wait_until(lambda: len(runtime._residency._line) == 1)
         try:
-            pool.submit(runtime.close).result(20)
+            pool.submit(runtime.close).result(LONG_S)
         finally:
             watched.hold.set()
-        assert running.result(20)
+        assert running.result(LONG_S)
 
 
 def test_statistics_outlive_an_eviction(make_bundle: MakeBundle) -> None:
@@ -290,11 +283,10 @@ def test_closing_lets_nobody_wait_for_room() -> None:
     held = residency.admit("held", "k", SIZE - 2 * MIB, is_pinned=False)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(residency.admit, "late", "l", SIZE // 2, is_pinned=False)
-        while len(residency._line) != 1:
-            time.sleep(0.001)
+        wait_until(lambda: len(residency._line) == 1)
         residency.close()
         with pytest.raises(UnavailableError, match="the runtime is closed"):
-            waiting.result(20)
+            waiting.result(LONG_S)
     held.leave()
 
 
@@ -312,11 +304,10 @@ def test_who_asked_first_is_admitted_first(cost: Cost) -> None:
         futures = []
         for name in "abcd":
             futures.append(pool.submit(ask, name))
-            while len(residency._line) != len(futures):
-                time.sleep(0.001)
+            wait_until(lambda: len(residency._line) == len(futures))
         room.leave()
         for future in futures:
-            future.result(20)
+            future.result(LONG_S)
     assert order == ["a", "b", "c", "d"]
     assert residency.use.used_bytes == 0
 
@@ -340,15 +331,13 @@ class Occupant:
 
     def evict(self, reason: str, room: Room) -> None:
         self.is_told.set()
-        assert self.may_leave.wait(60)
+        assert self.may_leave.wait(LONG_S)
         room.leave()
 
 
-def until(claim: Callable[[], object]) -> None:
-    deadline_s = time.monotonic() + 60
-    while not claim():
-        assert time.monotonic() < deadline_s, "it did not come true"
-        time.sleep(0.001)
+def is_waited_for(residency: Residency) -> bool:
+    """Whether somebody sleeps until something changes."""
+    return bool(residency._changed._waiters)  # type: ignore[attr-defined]
 
 
 def test_who_waits_for_room_gets_that_of_a_model_that_was_still_loading(cost: Cost) -> None:
@@ -358,10 +347,10 @@ def test_who_waits_for_room_gets_that_of_a_model_that_was_still_loading(cost: Co
     occupant.may_leave.set()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(residency.admit, "late", "l", 0, is_pinned=False)
-        until(lambda: residency._changed._waiters)  # type: ignore[attr-defined]
+        wait_until(lambda: is_waited_for(residency))
         loading.occupy(occupant)
         try:
-            assert waiting.result(30).name == "late"
+            assert waiting.result(LONG_S).name == "late"
         finally:
             residency.close()
 
@@ -384,16 +373,16 @@ def test_who_fits_is_not_refused_for_what_others_wait_for(
     residency.admit("old", "3", 0, is_pinned=False).occupy(occupant)
     with ThreadPoolExecutor(2) as pool:
         large = pool.submit(residency.admit, "large", "3", 0, is_pinned=False)
-        assert occupant.is_told.wait(60)
+        assert occupant.is_told.wait(LONG_S)
         small = pool.submit(residency.admit, "small", "1", 0, is_pinned=False, may_evict=may_evict)
-        until(lambda: small.done() or residency._changed._waiters)  # type: ignore[attr-defined]
+        wait_until(lambda: small.done() or is_waited_for(residency))
         clock[0] += WAIT_S
         with residency._changed:
             residency._changed.notify_all()
-        until(lambda: small.done() or residency._changed._waiters)  # type: ignore[attr-defined]
+        wait_until(lambda: small.done() or is_waited_for(residency))
         occupant.may_leave.set()
-        assert small.result(60).size_bytes == 1
-        assert large.result(60).size_bytes == 3
+        assert small.result(LONG_S).size_bytes == 1
+        assert large.result(LONG_S).size_bytes == 3
     assert residency.use.used_bytes == 4
 
 
@@ -404,16 +393,16 @@ def test_who_waits_behind_one_that_never_ends_is_told_so(cost: Cost, clock: list
     residency.admit("old", "k", 0, is_pinned=False).occupy(occupant)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(residency.admit, "first", "k", 0, is_pinned=False)
-        assert occupant.is_told.wait(60)
+        assert occupant.is_told.wait(LONG_S)
         second = pool.submit(residency.admit, "second", "k", 0, is_pinned=False)
-        until(lambda: residency._changed._waiters)  # type: ignore[attr-defined]
+        wait_until(lambda: is_waited_for(residency))
         clock[0] += 2 * WAIT_S
         with residency._changed:
             residency._changed.notify_all()
         with pytest.raises(NoRoomError, match="second now: others have waited for it longer"):
-            second.result(60)
+            second.result(LONG_S)
         occupant.may_leave.set()
-        assert first.result(60)
+        assert first.result(LONG_S)
 
 
 class Holding(Session):
@@ -542,12 +531,12 @@ def test_closing_waits_for_what_is_just_unloaded(make_bundle: MakeBundle, watche
 
     def take_its_time(session: Session) -> None:
         is_closing.set()
-        assert may_close.wait(20)
+        assert may_close.wait(LONG_S)
 
     watched.at_close = take_its_time
     with edge.Runtime(make_bundle(), idle_s=0.01) as runtime:
         runtime.load_all()
-        assert is_closing.wait(20)
+        assert is_closing.wait(LONG_S)
         threading.Timer(0.1, may_close.set).start()
     assert may_close.is_set()
     assert runtime.memory.used_bytes == 0

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import LONG_S
 
 from edge.core.errors import EngineError, InputError, UnavailableError
 from edge.core.manifest import Variant
@@ -24,7 +25,6 @@ from edge.host.scheduler import Scheduler
 from edge.host.seat import Seat
 from edge.settings import ModelSettings
 
-LONG_S = 30.0
 WIDTH = 3
 SPEC = TensorSpec("x", "float32", ("batch", WIDTH))
 BATCHES = BatchPlan(max_rows=8, inputs=(SPEC,))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import LONG_S
 
 from edge.core.contracts import Session
 from edge.core.errors import EngineError, UnavailableError
@@ -33,7 +34,7 @@ class Held(Session):
 
     def _run(self, feeds: Any) -> Any:
         self.begun.set()
-        assert self.go.wait(20)
+        assert self.go.wait(LONG_S)
         assert not self.closed
         return {"by": self}
 
@@ -56,12 +57,12 @@ def test_a_replaced_session_is_closed_after_its_last_run_and_late_ones_go_to_the
     seat = Seat("m", opened(first), BatchPlan())
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(seat.run, FEEDS)
-        assert first.begun.wait(20)
+        assert first.begun.wait(LONG_S)
         assert seat.replace(opened(second), BatchPlan())
         assert first.closed == 0
         assert seat.run(FEEDS) == {"by": second}
         first.go.set()
-        assert running.result(20) == {"by": first}
+        assert running.result(LONG_S) == {"by": first}
     assert (first.closed, second.closed) == (1, 0)
 
 
@@ -76,12 +77,12 @@ def test_an_evicted_session_ends_its_runs_and_comes_back_with_the_next() -> None
     seat = Seat("m", opened(first), BatchPlan(), lambda before: opened(second))
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(seat.run, FEEDS)
-        assert first.begun.wait(20)
+        assert first.begun.wait(LONG_S)
         seat.evict("room")
         assert (seat.is_taken, first.closed) == (False, 0)
         assert seat.run(FEEDS) == {"by": second}
         first.go.set()
-        assert running.result(20) == {"by": first}
+        assert running.result(LONG_S) == {"by": first}
     assert first.closed == 1
     assert (seat.loads, seat.evictions) == (2, {"room": 1})
 
@@ -91,7 +92,7 @@ def test_it_comes_back_once_however_many_wait_for_it() -> None:
     may_load = threading.Event()
 
     def reopen(before: Opened) -> Opened:
-        assert may_load.wait(20)
+        assert may_load.wait(LONG_S)
         made.append(free())
         return opened(made[-1])
 
@@ -102,7 +103,7 @@ def test_it_comes_back_once_however_many_wait_for_it() -> None:
         while not seat.is_loading:
             pass
         may_load.set()
-        assert all(future.result(20) == {"by": made[0]} for future in running)
+        assert all(future.result(LONG_S) == {"by": made[0]} for future in running)
     assert len(made) == 1
 
 
@@ -129,14 +130,14 @@ def test_a_closed_seat_waits_for_its_last_run_and_refuses_the_next() -> None:
     seat = Seat("m", opened(first), BatchPlan(), lambda before: opened(free()))
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(seat.run, FEEDS)
-        assert first.begun.wait(20)
+        assert first.begun.wait(LONG_S)
         seat.close()
         seat.close()
         with pytest.raises(UnavailableError, match="model m is closed"):
             seat.run(FEEDS)
         assert not seat.replace(opened(free()), BatchPlan())
         first.go.set()
-        assert running.result(20) == {"by": first}
+        assert running.result(LONG_S) == {"by": first}
     assert first.closed == 1
 
 

@@ -27,6 +27,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from patience import LONG_S
 
 import edge
 from edge.bundle import Bundle, open_bundle
@@ -51,7 +52,7 @@ Outcome = float | str
 """What a request came to: the number that tells which bundle answered, or the kind of error."""
 
 FEEDS = {"x": np.ones((2, 3), np.float32)}
-LIMIT_S = 30.0
+LIMIT_S = LONG_S
 MIB = 1024 * 1024
 SIZES = {"flat": 1.0, "m0": 0.05, "m1": 1.0, "m2": 2.0}
 """In MiB. ``flat`` lies in a file of its own, of the others each version does."""

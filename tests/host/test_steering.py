@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import LONG_S
 
 from edge.core.errors import NotFoundError, UnsupportedError
 from edge.core.manifest import Variant
@@ -24,11 +25,10 @@ def _largest_batch(runtime: Runtime) -> int:
     turn = runtime._terms.fair
     assert turn is not None
     before = dict(model.statistics.snapshot().batches)
-    turn.limit(concurrency=1, batches_per_s=0.0)
-    futures = [model.submit(ROW) for _ in range(8)]
+    with turn.turns(1):  # the only one
+        futures = [model.submit(ROW) for _ in range(8)]
     for future in futures:
-        assert future.result(10)["y"].shape == (1, 4)
-    turn.limit()
+        assert future.result(LONG_S)["y"].shape == (1, 4)
     after = model.statistics.snapshot().batches
     new = [size for size in after if after[size] != before.get(size)]
     return max(new, default=1)
@@ -44,7 +44,7 @@ def test_batching_is_switched_on_and_off_while_it_serves(make_bundle: MakeBundle
         assert 1 < _largest_batch(runtime) <= 4
         runtime.set_batching("product", 1, 0)
         assert not model.batches.is_on
-        assert model.submit(ROW).result(10)["y"].shape == (1, 4)
+        assert model.submit(ROW).result(LONG_S)["y"].shape == (1, 4)
 
 
 def test_batching_of_what_is_unloaded_shows_when_it_comes_back(make_bundle: MakeBundle) -> None:
@@ -55,7 +55,7 @@ def test_batching_of_what_is_unloaded_shows_when_it_comes_back(make_bundle: Make
         assert model.seat.loads == 1
         model.infer(ROW)
         assert model.batches.max_rows == 4
-        assert model.submit(ROW).result(10)["y"].shape == (1, 4)
+        assert model.submit(ROW).result(LONG_S)["y"].shape == (1, 4)
 
 
 def test_batching_holds_for_versions_that_load_later(make_bundle: MakeBundle) -> None:
@@ -75,7 +75,7 @@ def test_batching_of_a_model_of_fixed_batches_stays_on(
         runtime.model("product")
         with pytest.raises(UnsupportedError, match="batches of 4"):
             runtime.set_batching("product", 1, 0)
-        assert runtime.model("product").submit(ROW).result(10)["y"].shape == (1, 4)
+        assert runtime.model("product").submit(ROW).result(LONG_S)["y"].shape == (1, 4)
 
 
 def test_batching_of_no_model_is_refused(make_bundle: MakeBundle) -> None:

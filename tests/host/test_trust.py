@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from patience import wait_until
 
 import edge
 from edge.bundle import sign
@@ -46,8 +46,5 @@ def test_what_comes_into_a_folder_has_to_be_signed(make_bundle: MakeBundle) -> N
         runtime.load_all()
         make_bundle(version="3")
         sign(make_bundle(version="2", file="other.edge"), SIGNER)
-        deadline_s = time.monotonic() + 10
-        while runtime.status_of("product").version != "2" and time.monotonic() < deadline_s:
-            time.sleep(0.01)
-        assert runtime.status_of("product").version == "2"
+        wait_until(lambda: runtime.status_of("product").version == "2", "version 2 to take over")
         assert runtime.versions("product") == ["1", "2"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from patience import LONG_S
 
 import runtimes
 from edge.core import plugins
@@ -111,7 +112,7 @@ def fragile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     site.mkdir()
     (site / "sitecustomize.py").write_text(HOOK.format(folder=str(folder)))
     monkeypatch.setenv("PYTHONPATH", str(site))
-    monkeypatch.setattr(process, "_LISTEN_S", 60.0)  # last words are there, however long it takes
+    monkeypatch.setattr(process, "_LISTEN_S", LONG_S)  # last words are there, however long it takes
     monkeypatch.setattr(runtimes, "__path__", [*runtimes.__path__, str(folder)])
     known = plugins.folders
     monkeypatch.setattr(
@@ -151,7 +152,7 @@ def open_session() -> Iterator[Open]:
         variant: Variant, folder: Path = Path(), *, limits: Any = None, **options: Any
     ) -> IsolatedSession:
         order = Order("glass", variant.engine, variant, folder, load_profile("host"), options)
-        quick = {"first_timeout_s": 120, "close_timeout_s": 60, "delay_s": 0.01}
+        quick = {"first_timeout_s": LONG_S, "close_timeout_s": LONG_S, "delay_s": 0.01}
         sessions.append(open_isolated(order, Limits(**{**quick, **(limits or {})})))
         return sessions[-1]
 
@@ -191,7 +192,7 @@ def _nothing_left() -> Iterator[None]:
         more = ["a descriptor"] * (_descriptors() - descriptors)
         return [*alive, *more, *(children() - processes)]  # a zombie is a child as well
 
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + LONG_S
     while left():
         assert time.monotonic() < deadline_s, left()
         time.sleep(0.01)
@@ -208,7 +209,7 @@ def children() -> set[int]:
 
 def until(claim: Callable[[], Any]) -> Any:
     """Wait until it is true, and say what it is."""
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + LONG_S
     while not (result := claim()):
         assert time.monotonic() < deadline_s, "it did not come true"
         time.sleep(0.01)

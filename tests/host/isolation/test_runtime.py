@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import LONG_S
 
 import edge
 from edge.core.errors import EngineError, UnavailableError
@@ -136,7 +137,7 @@ def test_others_miss_nothing_when_a_worker_is_killed_under_load(
             until(lambda before=before: answers["frail"][0] > before + 20)
         stop.set()
         for thread in threads:
-            thread.join(60)
+            thread.join(LONG_S)
         assert _restarts(runtime, "apart") == 0
         snapshots = {s.name: s.statistics for s in runtime.status()}
     assert [counts[1:] for name, counts in answers.items() if name != "frail"] == [[0, 0], [0, 0]]
@@ -159,18 +160,18 @@ def test_a_model_that_waits_for_its_worker_takes_no_turn(
         glass, make_bundle(), models={"glass": APART}, concurrency=1, options=options
     ) as runtime:
         brittle, sound = runtime.model("glass"), runtime.model("product")
-        assert brittle.submit(deed()).result(60)
+        assert brittle.submit(deed()).result(LONG_S)
         dead.touch()
         with pytest.raises(EngineError):
-            brittle.submit(deed("kill")).result(60)
+            brittle.submit(deed("kill")).result(LONG_S)
         waiting = brittle.submit(deed())
-        assert sound.submit({"x": X}).result(60)
+        assert sound.submit({"x": X}).result(LONG_S)
         until((tmp_path / "never.awaited").exists)
         assert not waiting.done()
         dead.unlink()
         session: Any = brittle.opened.session
         os.kill(until(lambda: session.pid), signal.SIGKILL)
-        np.testing.assert_array_equal(waiting.result(60)["y"], X)
+        np.testing.assert_array_equal(waiting.result(LONG_S)["y"], X)
 
 
 def test_a_model_whose_worker_failed_for_good_loads_again(
@@ -216,7 +217,7 @@ def test_a_worker_never_outlives_its_host(make_bundle: MakeBundle, how: str) -> 
         worker = int(host.stdout.readline())
         if how == "run":
             host.kill()
-        host.wait(60)
+        host.wait(LONG_S)
         assert host.stdout.read() == ""
     until(lambda: not Path(f"/proc/{worker}").exists())
 
@@ -255,4 +256,4 @@ def test_loading_one_stalls_no_other(glass: Path, make_bundle: MakeBundle, tmp_p
         for pid in children():
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(EngineError, match="SIGKILL"):
-            loading.result(60)
+            loading.result(LONG_S)

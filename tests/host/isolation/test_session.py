@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import LONG_S
 
 from edge.core.errors import EngineError, InputError, UnavailableError
 from edge.core.manifest import Variant
@@ -195,7 +196,7 @@ def test_a_worker_that_is_gone_has_no_pid_any_more(
     obituary = Worker._obituary
 
     def late(worker: Worker, code: int) -> EngineError:
-        assert may_end.wait(60)
+        assert may_end.wait(LONG_S)
         return obituary(worker, code)
 
     monkeypatch.setattr(Worker, "_obituary", late)
@@ -395,7 +396,7 @@ def test_no_deadlock_whenever_a_worker_is_killed(open_fragile: Open) -> None:
     until(lambda: answers["right"] > before + 100)
     stop.set()
     for thread in threads:
-        thread.join(60)
+        thread.join(LONG_S)
         assert not thread.is_alive()
     assert answers["wrong"] == 0
     assert answers["failed"] <= 12 * 3

@@ -10,6 +10,7 @@ import color_models
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import LONG_S
 
 from edge.core.pipelines import PipelineSpec, StepSpec
 from edge.host.pipelines import make_pipelines
@@ -61,7 +62,7 @@ def test_any_graph_gives_what_its_steps_say(steps: dict[str, StepSpec], on_threa
             for number, name in enumerate("pq", 2)
             if name in pipeline.graph.inputs
         }
-        answer = pipeline.submit(inputs).result(20) if on_threads else pipeline.run(inputs)
+        answer = pipeline.submit(inputs).result(LONG_S) if on_threads else pipeline.run(inputs)
         pipeline.close()
     assert len(runs) == len(steps)
     assert set(answer) == {f"{name}.y" for name in steps}

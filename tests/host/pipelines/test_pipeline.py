@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from patience import LONG_S
 
 from edge.core.errors import EngineError, InputError, NotFoundError, SettingsError, UnavailableError
 from edge.host import Runtime
@@ -280,7 +281,7 @@ def test_models_may_be_unloaded_between_steps(make: Make, colors: np.ndarray) ->
 
     pipeline._works["names"]._find = unload_first
     assert pipeline.run(colors) == expected
-    assert pipeline.submit(colors).result(20) == expected
+    assert pipeline.submit(colors).result(LONG_S) == expected
     assert all(model.seat.evictions["memory"] >= 1 for model in models)
 
 
@@ -306,7 +307,7 @@ def test_many_threads_get_their_own_answers(make: Make, colors: np.ndarray) -> N
     expected = [names(pipeline.run(picture)["things"]) for picture in turned]
     assert expected[0] != expected[1] != expected[2]
     for number, future in enumerate(futures):
-        assert names(future.result(30)["things"]) == expected[number % 3]
+        assert names(future.result(LONG_S)["things"]) == expected[number % 3]
 
 
 def test_too_many_at_once_are_refused(
@@ -318,22 +319,22 @@ def test_too_many_at_once_are_refused(
 
     def wait() -> Any:
         started.set()
-        assert go.wait(20)
+        assert go.wait(LONG_S)
         return find()
 
     monkeypatch.setattr(pipeline._works["things"], "model", wait)
     first = pipeline.submit(colors)
-    assert started.wait(20)
+    assert started.wait(LONG_S)
     late = pipeline.submit(colors, timeout_us=1)
     with pytest.raises(UnavailableError, match="wait for pipeline line already") as refused:
         pipeline.submit(colors)
     assert "[pipelines.line]" in refused.value.hint
     go.set()
-    assert names(first.result(20)["things"]) == ["blue", "green", "red"]
+    assert names(first.result(LONG_S)["things"]) == ["blue", "green", "red"]
     with pytest.raises(UnavailableError, match="timeout passed"):
-        late.result(20)
+        late.result(LONG_S)
     assert pipeline.status([]).statistics.refused == {"full": 1, "late": 1}
-    assert pipeline.submit(colors).result(20)
+    assert pipeline.submit(colors).result(LONG_S)
 
 
 def test_a_closed_runtime_refuses(make: Make, colors: np.ndarray, models: Path) -> None:

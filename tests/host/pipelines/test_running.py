@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from patience import LONG_S
 
 from edge.core.errors import EngineError, UnavailableError
 from edge.core.manifest import Manifest
@@ -50,12 +51,12 @@ class Puppet:
         return future
 
     def infer(self, feeds: Feeds) -> Feeds:
-        return self.submit(feeds).result(20)
+        return self.submit(feeds).result(LONG_S)
 
     def wait(self, count: int = 1) -> list[tuple[Feeds, Future[Feeds]]]:
         """The requests, once there are as many."""
         with self.changed:
-            assert self.changed.wait_for(lambda: len(self.asked) >= count, 20)
+            assert self.changed.wait_for(lambda: len(self.asked) >= count, LONG_S)
         return self.asked
 
     def decode(self, outputs: Feeds, geometry: Any, *, top: int | None) -> Any:
@@ -99,13 +100,13 @@ def means(feeds: Feeds) -> Feeds:
 def test_independent_steps_run_at_the_same_time(stage: Callable[[str], Stage]) -> None:
     text = '[steps.one]\nmodel = "namer"\n[steps.other]\nmodel = "namer-alone"\n'
     played = stage(text)
-    future = played.pipeline.submit(PICTURE, priority=3, timeout_us=10_000_000)
+    future = played.pipeline.submit(PICTURE, priority=3, timeout_us=600_000_000)
     asked = [played.models[name].wait()[0] for name in ("namer", "namer-alone")]
     assert not future.done()
     for feeds, waiting in reversed(asked):
         waiting.set_result(means(feeds))
-    assert set(future.result(20)) == {"one", "other"}
-    assert played.models["namer"].terms == [{"priority": 3, "timeout_us": 10_000_000}]
+    assert set(future.result(LONG_S)) == {"one", "other"}
+    assert played.models["namer"].terms == [{"priority": 3, "timeout_us": 600_000_000}]
 
 
 def test_a_lone_model_runs_on_the_callers_thread(stage: Callable[[str], Stage]) -> None:
@@ -120,7 +121,7 @@ def test_a_lone_model_runs_on_the_callers_thread(stage: Callable[[str], Stage]) 
     played.pipeline.run(PICTURE)
     assert threads == [threading.current_thread()]
     assert played.models["finder"].terms == [{}]
-    played.pipeline.submit(PICTURE).result(20)
+    played.pipeline.submit(PICTURE).result(LONG_S)
     played.models["finder"].is_held_back = True
     played.pipeline.run(PICTURE)
     assert played.models["finder"].terms[1:] == [{"priority": 0, "timeout_us": 0}] * 2
@@ -147,7 +148,7 @@ def test_answers_keep_the_order_of_boxes_whoever_ends_first(stage: Callable[[str
     future = played.pipeline.submit(picture)
     for feeds, waiting in reversed(played.models["namer"].wait(3)):
         waiting.set_result(means(feeds))
-    shown = [box["names"][0]["name"] for box in future.result(20)["things"]]
+    shown = [box["names"][0]["name"] for box in future.result(LONG_S)["things"]]
     assert shown == ["2"] * 8 + ["0"] * 12
 
 
@@ -161,7 +162,7 @@ def test_memory_is_used_again_but_not_before_its_batch_ended(
     assert not np.shares_memory(one["x"], other["x"])
     for feeds, waiting in namer.asked:
         waiting.set_result(means(feeds))
-    assert first.result(20) == second.result(20)
+    assert first.result(LONG_S) == second.result(LONG_S)
     namer.answers = means
     played.pipeline.run(PICTURE)
     again = namer.asked[-1][0]["x"]
