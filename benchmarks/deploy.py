@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests/fakes/systemd")]
+sys.path[:0] = [str(ROOT / "tests/fakes" / name) for name in ("machine", "systemd")]
 
 from ssh_device import Device, needs  # noqa: E402
 

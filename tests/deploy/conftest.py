@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import LONG_S
 from ssh_device import Device, needs
 
 from edge.bundle import pack, save_tensors
@@ -47,7 +48,6 @@ def make_device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
     yield make
     for device in devices:
         device.cut_power()
-        # KEEP
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def bring(wheelhouse: Callable[..., Wheelhouse], settings: Callable[..., Path]) 
             bundles=read_bundles(bundles),
             settings=read_settings(config) if config else None,
             ssh_options=("-F", str(device.config)),
-            **{"timeout_s": 20.0, **fields},
+            **{"timeout_s": LONG_S, **fields},
         )
         (outcome,) = deploy(order, [device.name], report, Depot(order, wheelhouse))
         return outcome

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from patience import LONG_S
 from ssh_device import Device
 
 from edge.deploy.rollout import Outcome
@@ -28,7 +29,7 @@ def asked_all_the_time(device: Device) -> Iterator[list[str]]:
         while not done.is_set():
             try:
                 url = f"http://{device.http}/v2/models/m"
-                with urllib.request.urlopen(url, timeout=30) as answer:
+                with urllib.request.urlopen(url, timeout=LONG_S) as answer:
                     answer.read()
             except OSError as error:
                 failures.append(str(error))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import LONG_S
 from ssh_device import Device, wait_until
 
 from edge.deploy import care
@@ -58,7 +59,7 @@ def test_status_back_and_off(served: Device, bring: Bring, make_bundle: MakeBund
     (status,) = care.status([served.name], options, 1)
     assert (status.service, status.is_pending) == ("active", False)
     assert [(model.name, model.version) for model in status.models] == [("m", "2")]
-    (back,) = care.roll_back([served.name], options, 1, lambda *_: None, timeout_s=20)
+    (back,) = care.roll_back([served.name], options, 1, lambda *_: None, timeout_s=LONG_S)
     assert back.state == "done", back
     assert served.versions() == {"m": "1"}
     (off,) = care.remove([served.name], options, 1, lambda *_: None)
@@ -85,7 +86,7 @@ def test_what_commands_brought_stays_with_its_release(
     assert (outcome.state, outcome.takeover) == ("done", "restart"), outcome
     assert served.versions() == {"m": "2", "n": "1"}
     options = ("-F", str(served.config))
-    care.roll_back([served.name], options, 1, lambda *_: None, timeout_s=20)
+    care.roll_back([served.name], options, 1, lambda *_: None, timeout_s=LONG_S)
     assert served.versions() == {"m": "1.5", "n": "1"}
 
 

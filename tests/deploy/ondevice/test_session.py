@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from patience import LONG_S
+
 from edge.deploy.ondevice.layout import Layout
 from edge.deploy.ondevice.session import Session
 from edge.deploy.program import program
@@ -60,7 +62,7 @@ def test_who_goes_without_a_word_does_not_keep_the_lock_for_ever(tmp_path: Path)
     command = [sys.executable, "-I", "-c", SILENT, str(file), str(tmp_path)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
-        assert process.wait(20) == -signal.SIGALRM
+        assert process.wait(LONG_S) == -signal.SIGALRM
 
 
 def test_the_program_is_the_same_file_each_time_and_says_what_it_takes(tmp_path: Path) -> None:

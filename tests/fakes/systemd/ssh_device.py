@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from free_ports import free_port, listens
+from patience import LONG_S, wait_until
+
 FAKES = Path(__file__).parent
-LONG_S = 60.0
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 SSHD = """
@@ -79,8 +77,8 @@ class Device:
         self.folder = folder
         self.name = name
         self.more_mounts = ""
-        self.port = _free_port()
-        self.http = f"127.0.0.1:{_free_port()}"
+        self.port = free_port()
+        self.http = f"127.0.0.1:{free_port()}"
         self.config = folder / "ssh_config"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -166,7 +164,8 @@ class Device:
     def ready(self) -> dict[str, Any]:
         """What the service says of itself; empty if it does not answer."""
         try:
-            with urllib.request.urlopen(f"http://{self.http}/v2/health/ready", timeout=5) as answer:
+            url = f"http://{self.http}/v2/health/ready"
+            with urllib.request.urlopen(url, timeout=LONG_S) as answer:
                 return dict(json.loads(answer.read()))
         except urllib.error.HTTPError as error:
             return dict(json.loads(error.read()))
@@ -181,9 +180,7 @@ class Device:
     def _listens(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self.folder / "log").read_text()
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-            return True
-        return False
+        return listens(self.port)
 
 
 def _python() -> str:
@@ -199,15 +196,3 @@ def _copy_disk(source: Path, target: Path) -> None:
     names = ("etc", "opt", "var", "host_key", "host_key.pub", "client_key", "client_key.pub")
     copied = [str(source / name) for name in names]
     subprocess.run(["cp", "-a", *copied, str(target)], check=True)
-
-
-def wait_until(is_so: Callable[[], bool], otherwise: str = "it did not happen") -> None:
-    end = time.monotonic() + LONG_S
-    while not is_so():
-        assert time.monotonic() < end, otherwise
-        time.sleep(0.01)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
