@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from patience import LONG_S
 
 from edge.bundle import pack
 from edge.core.manifest import Manifest, Variant
@@ -39,7 +40,6 @@ ELEMENT_TYPES = {
 }
 OPSET, IR = 17, 8
 MAX_BODY_BYTES = 1_000_000
-START_S = 30.0
 
 
 class Answer(NamedTuple):
@@ -67,7 +67,7 @@ class Answer(NamedTuple):
 class Connection:
     """A bare socket: sends what no well-behaved client would."""
 
-    def __init__(self, address: tuple[str, int], timeout_s: float = 10.0) -> None:
+    def __init__(self, address: tuple[str, int], timeout_s: float = LONG_S) -> None:
         self.socket = socket.create_connection(address, timeout=timeout_s)
         self._received = b""
 
@@ -123,15 +123,15 @@ class Live:
         self._reader.start()
 
     def wait_until_ready(self) -> None:
-        self._is_ready.wait(START_S)
+        self._is_ready.wait(LONG_S)
         if not self.address[1]:
             self.process.kill()
             raise RuntimeError(f"it did not start: {self.output()}")
 
     def output(self) -> str:
         """All it printed, once it has ended."""
-        self.process.wait(START_S)
-        self._reader.join(START_S)
+        self.process.wait(LONG_S)
+        self._reader.join(LONG_S)
         return "".join(self.lines)
 
     @property
@@ -174,11 +174,17 @@ Start = Callable[..., Live]
 
 @pytest.fixture(scope="session")
 def start() -> Iterator[Start]:
-    """Start `edge serve` with arguments; all that still run at the end are killed."""
+    """Start `edge serve` with arguments; all that still run at the end are killed.
+
+    ``program`` is what stands for it, in Python.
+    """
     started: list[Live] = []
 
-    def begin(*arguments: object, cwd: Path, env: dict[str, str] | None = None) -> Live:
-        command = [sys.executable, "-m", "edge", "serve", *map(str, arguments)]
+    def begin(
+        *arguments: object, cwd: Path, env: dict[str, str] | None = None, program: str = ""
+    ) -> Live:
+        serve = ["-c", program] if program else ["-m", "edge", "serve"]
+        command = [sys.executable, *serve, *map(str, arguments)]
         process = subprocess.Popen(
             [*command, "--http", "127.0.0.1:0"],
             cwd=cwd,
@@ -281,43 +287,6 @@ def add_sub(folder: Path) -> Path:
     return bundle(folder, "simple", specs[:2], specs[2:], graph(nodes, infos[:2], infos[2:]))
 
 
-def slow(folder: Path) -> Path:
-    """Takes as many turns of work, a fraction of a millisecond each, as the request says."""
-    helper, types = onnx.helper, onnx.TensorProto
-    side = 256
-    turns = helper.make_tensor_value_info("turns", types.INT64, [1])
-    body = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["before", "before"], ["product"]),
-            helper.make_node("Clip", ["product", "zero", "one"], ["after"]),
-            helper.make_node("Identity", ["go_on"], ["goes_on"]),
-        ],
-        "body",
-        [
-            helper.make_tensor_value_info("turn", types.INT64, []),
-            helper.make_tensor_value_info("go_on", types.BOOL, []),
-            helper.make_tensor_value_info("before", types.FLOAT, [side, side]),
-        ],
-        [
-            helper.make_tensor_value_info("goes_on", types.BOOL, []),
-            helper.make_tensor_value_info("after", types.FLOAT, [side, side]),
-        ],
-    )
-    nodes = [
-        helper.make_node("Loop", ["turns", "", "start"], ["end"], body=body),
-        helper.make_node("ReduceMax", ["end"], ["y"], keepdims=0),
-    ]
-    constants = [
-        helper.make_tensor("start", types.FLOAT, [side, side], [0.0] * (side * side)),
-        helper.make_tensor("zero", types.FLOAT, [], [0.0]),
-        helper.make_tensor("one", types.FLOAT, [], [1.0]),
-    ]
-    y = helper.make_tensor_value_info("y", types.FLOAT, [])
-    model = graph(nodes, [turns], [y], constants)
-    inputs, outputs = (TensorSpec("turns", "int64", (1,)),), (TensorSpec("y", "float32", ()),)
-    return bundle(folder, "slow", inputs, outputs, model)
-
-
 @pytest.fixture(scope="session")
 def row_sum(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that answers each row of two with its sum, and takes about a millisecond over it."""
@@ -344,7 +313,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for dtype in ELEMENT_TYPES:
         identity(folder, dtype)
     add_sub(folder)
-    slow(folder)
     specs = (TensorSpec("x", "float32", (1, 16)),), (TensorSpec("y", "float32", (1, 4)),)
     bundle(folder, "null", *specs, None)
     return folder

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import LONG_S
 
 from edge.bundle import pack
 from edge.core.manifest import Manifest, Variant
@@ -62,7 +63,7 @@ def serve(bundle: Path, forge: Any) -> Iterator[Callable[[Any], Ask]]:
         application = Application(runtime, lambda: Traffic({}, 1), max_body_bytes=10_000)
         opened.extend((application, runtime))
         runtime.load_all()
-        assert forge.started.wait(20)
+        assert forge.started.wait(LONG_S)
 
         def ask(method: str, target: str, body: Any = None) -> tuple[int, Any]:
             data = b"" if body is None else json.dumps(body).encode()
@@ -71,7 +72,7 @@ def serve(bundle: Path, forge: Any) -> Iterator[Callable[[Any], Ask]]:
             async def go() -> Response:
                 answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
                 application(Request(head, np.frombuffer(data, np.uint8)), answered.set_result)
-                return await asyncio.wait_for(answered, 20)
+                return await asyncio.wait_for(answered, LONG_S)
 
             response = asyncio.run(go())
             text = b"".join(response.parts)

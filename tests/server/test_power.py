@@ -6,20 +6,19 @@ import os
 import re
 import signal
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from patience import LONG_S, wait_until
 
 import edge
 from edge.host.fairness import FairShare
 from edge.server.inference import Pace, Served
 
 THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
-LONG_S = 30.0
 REQUEST = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
 
 
@@ -50,20 +49,20 @@ def test_device_that_throttles_is_held_back_and_says_so(
     for client in clients:
         client.start()
     try:
-        while len(answers) < 200:  # a quick model, which is answered on the event loop
-            time.sleep(0.01)
+        wait_until(lambda: len(answers) >= 200)  # a quick model: on the event loop
         assert level(live) == 0
         board.write_text("8\n")
-        deadline = time.monotonic() + LONG_S
-        while level(live) != 2:
-            assert time.monotonic() < deadline
+        wait_until(lambda: level(live) == 2)
         strained = live.get("/v2/health/ready").json["power"]
         assert (strained["power_level"], strained["power_cause"]) == ("rate", "thermal")
         assert strained["power_limit_batches_per_s"] > 0
         before = len(answers)
-        while len(answers) < before + 50:  # they wait for their turns, the event loop does not
+
+        def go_on() -> bool:
             assert live.get("/v2/health/live").status == 200
-            assert time.monotonic() < deadline
+            return len(answers) >= before + 50
+
+        wait_until(go_on)  # they wait for their turns, the event loop does not
     finally:
         is_over.set()
         for client in clients:

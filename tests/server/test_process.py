@@ -10,41 +10,43 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import LONG_S, wait_until
 
 EXIT_USAGE, EXIT_UNAVAILABLE = 2, 3
-TURNS_PER_PROBE = 50
-WORK_S = 1.0
 ONES = {"name": "x", "shape": [1, 16], "datatype": "FP32", "data": [1] * 16}
+TWOS = {**ONES, "data": [2] * 16}
 
+# Is at work on twos from the file "arrived" on until there is a file "go".
+HELD = """
+import sys, time
+from pathlib import Path
 
-def work(turns: int) -> dict[str, Any]:
-    return {"inputs": [{"name": "turns", "shape": [1], "datatype": "INT64", "data": [turns]}]}
+from edge.cli._main import main
+from runtimes.null import NullSession
 
+run = NullSession._run
 
-def turns_for(live: Any, seconds: float) -> int:
-    """How much work takes about ``seconds`` on this machine."""
-    start = time.perf_counter()
-    assert live.infer("slow", work(TURNS_PER_PROBE)).status == 200
-    return int(TURNS_PER_PROBE * seconds / (time.perf_counter() - start)) + 1
+def held(session, feeds):
+    if feeds["x"].flat[0] == 2:
+        Path("arrived").touch()
+        while not Path("go").exists():
+            time.sleep(0.01)
+    return run(session, feeds)
+
+NullSession._run = held
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
 
 
 def send(connection: Any, model: str, request: Any) -> None:
     body = json.dumps(request).encode()
     head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
     connection.send(f"{head}\r\n\r\n".encode() + body)
-
-
-def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def refuses_connections(live: Any) -> bool:
@@ -58,7 +60,7 @@ def refuses_connections(live: Any) -> bool:
 @pytest.fixture
 def serving(start: Any, models: Path, tmp_path: Path) -> Iterator[Any]:
     """A server of its own, for tests that end it."""
-    live = start(models / "slow.edge", models / "null.edge", cwd=tmp_path)
+    live = start(models / "simple.edge", models / "null.edge", cwd=tmp_path)
     live.wait_until_ready()
     yield live
     live.process.kill()
@@ -74,38 +76,42 @@ def test_a_signal_ends_it_with_0(serving: Any, number: int) -> None:
     assert "Traceback" not in output
 
 
-def test_a_drain_finishes_what_is_in_flight_and_refuses_what_is_new(serving: Any) -> None:
-    turns = turns_for(serving, WORK_S)
-    with serving.connect() as busy, serving.connect() as kept:
+def test_a_drain_finishes_what_is_in_flight_and_refuses_what_is_new(
+    start: Any, models: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "edge.toml").write_text(f"[serve]\ndrain_s = {LONG_S}\n")
+    live = start(models / "null.edge", cwd=tmp_path, program=HELD)
+    live.wait_until_ready()
+    with live.connect() as busy, live.connect() as kept:
         send(kept, "null", {"inputs": [ONES]})
         assert kept.answer().status == 200
-        send(busy, "slow", work(turns))
-        time.sleep(0.1)  # until it is in flight
-        serving.process.terminate()
-        wait_until(lambda: refuses_connections(serving))
+        send(busy, "null", {"inputs": [TWOS]})
+        wait_until((tmp_path / "arrived").exists)
+        live.process.terminate()
+        wait_until(lambda: refuses_connections(live))
         send(kept, "null", {"inputs": [ONES]})
         refused = kept.answer()
         assert refused.status == 503
         assert "shutting down" in refused.error
+        (tmp_path / "go").touch()
         answer = busy.answer()
         assert answer.status == 200
         assert answer.headers["connection"] == "close"
-    output = serving.output()
-    assert serving.process.returncode == 0, output
+    output = live.output()
+    assert live.process.returncode == 0, output
 
 
 def test_a_drain_ends_in_time_whatever_is_still_at_work(
     start: Any, models: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "edge.toml").write_text("[serve]\ndrain_s = 0.2\n")
-    live = start(models / "slow.edge", cwd=tmp_path)
+    live = start(models / "null.edge", cwd=tmp_path, program=HELD)
     live.wait_until_ready()
-    turns = turns_for(live, 60.0)
     with live.connect() as connection:
-        send(connection, "slow", work(turns))
-        time.sleep(0.1)
+        send(connection, "null", {"inputs": [TWOS]})
+        wait_until((tmp_path / "arrived").exists)
         live.process.terminate()
-        output = live.output()  # which waits for half as long as the work would take
+        output = live.output()
     assert live.process.returncode == 0, output
     assert "1 request" in output
 
@@ -165,7 +171,7 @@ def serve(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """A start that is to fail."""
     command = [sys.executable, "-m", "edge", "serve", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=30, env=dict(os.environ)
+        command, cwd=cwd, capture_output=True, text=True, timeout=LONG_S, env=dict(os.environ)
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from patience import LONG_S, wait_until
 
 from edge.core.tensor import TensorSpec
 from edge.host import Runtime
@@ -46,7 +46,7 @@ class Asked:
             request = Request(Head(method, target.encode(), {}), np.frombuffer(data, np.uint8))
             answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
             self.application(request, answered.set_result)
-            return await asyncio.wait_for(answered, 20)
+            return await asyncio.wait_for(answered, LONG_S)
 
         async def go() -> list[Response]:
             return await asyncio.gather(*(one(*request) for request in requests))
@@ -144,10 +144,7 @@ def test_a_server_takes_in_what_comes_into_its_folder(
     live.wait_until_ready()
     assert live.infer("a", CALL).json["model_version"] == "1"
     os.replace(pack_null(elsewhere, "a", "2"), folder / "a-2.edge")
-    deadline = time.monotonic() + 20
-    while live.infer("a", CALL).json["model_version"] != "2":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: live.infer("a", CALL).json["model_version"] == "2")
 
 
 def test_tritons_client_unloads_and_loads(folder: Path, start: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import LONG_S
 
 from edge.bundle import pack
 from edge.core.manifest import Manifest, Variant
@@ -223,7 +224,7 @@ def held(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[threadin
     run, gate = session._run, threading.Event()
 
     def wait(feeds: Any) -> Any:
-        assert gate.wait(20)
+        assert gate.wait(LONG_S)
         return run(feeds)
 
     monkeypatch.setattr(session, "_run", wait)
@@ -263,8 +264,8 @@ class TestScheduling:
         assert answer["error"].startswith("5 requests wait for m already (send less at once")
         late = model.submit(feeds, priority=1, timeout_us=1)  # pushes the last of the others out
         held.set()
-        assert [future.exception(20) is None for future in waiting] == [True] * 5 + [False]
-        assert "timeout passed" in str(late.exception(20))
+        assert [future.exception(LONG_S) is None for future in waiting] == [True] * 5 + [False]
+        assert "timeout passed" in str(late.exception(LONG_S))
         _, answer = client.json("GET", "/v2/models/m/stats")
         (stats,) = answer["model_stats"]
         assert (stats["inference_count"], stats["execution_count"]) == (5, 2)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from free_ports import free_port
+from patience import LONG_S
 
 from edge.host.statistics import Statistics
 from edge.host.status import ModelStatus
 from edge.server.supervision import HUNG_S, Engines, Supervisor
-
-LONG_S = 20.0
 
 
 class Manager:
@@ -144,8 +144,7 @@ def test_connections_made_between_two_processes_wait_for_the_second(
 ) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     first = start(manager, folder, address)
     assert manager.hear() == "READY=1"
     assert manager.hear().startswith("FDSTORE=1\nFDNAME=http-127.0.0.1,")

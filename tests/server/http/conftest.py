@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from patience import LONG_S
 
 from edge.server.http.limits import Limits
 from edge.server.http.listener import Listener, bind
 from edge.server.http.message import Cancel, Request, Respond, Response
-
-WAIT_S = 20.0
 
 
 class Site:
@@ -36,7 +35,7 @@ class Site:
         self.call(self.listener.start(self.socket, self._app))
 
     def call(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(WAIT_S)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(LONG_S)
 
     def release(self) -> None:
         for respond in self.held:
@@ -44,12 +43,12 @@ class Site:
         self.held.clear()
 
     def connect(self) -> Wire:
-        return Wire(socket.create_connection(self.address, WAIT_S))
+        return Wire(socket.create_connection(self.address, LONG_S))
 
     def stop(self) -> None:
         self.call(self.listener.drain(0))
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(WAIT_S)
+        self._thread.join(LONG_S)
         self.socket.close()
         self.loop.close()
 
