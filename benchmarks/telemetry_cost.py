@@ -3,30 +3,37 @@
     python benchmarks/telemetry_cost.py
 
 Processor: of a process that holds a model and all that `edge serve` switches on by default,
-without telemetry and with it, to a mosquitto that answers and to nobody. Inferences: one after
-another, without telemetry and with it while the broker is dead, in turns; a pair of turns gives
-the ratio of their medians and 99th percentiles. On a machine that has other work, `nice -n -10`
-keeps that out of it.
+without telemetry and with it, to a mosquitto that answers and to nobody.
+
+Inferences: one after another, on a core of their own, in rounds of three turns whose order is drawn
+by lot: twice without telemetry and once with it while the broker is dead. The two without it show
+what the method finds where there is nothing to find. That is about as much as it looks for, so the
+turns with telemetry are also compared with themselves: see `telemetry_ratios.py`.
+
+Takes seven minutes, on a machine that has nothing else to do.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import logging
 import os
+import random
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from telemetry_ratios import NAMES, Comparison, Round, Turn, compared, milliseconds
 
 import edge
 from edge.bundle import pack
@@ -35,43 +42,33 @@ from edge.core.machine import machine
 from edge.core.manifest import FileEntry, Manifest, Variant
 from edge.core.tensor import TensorSpec
 from edge.host import Runtime
-from edge.settings import Mqtt, Settings
+from edge.settings import Cost, Health, Mqtt, Power, Settings
 from edge.telemetry import publish
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = Path(__file__).parents[2] / "shared" / "data" / "models" / "squeezenet1.1.onnx"
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 SHAPE = (1, 3, 224, 224)
-CPU_S, PAIRS, TURN_S, SETTLE_S, CLOSE_S = 20.0, 60, 1.5, 0.3, 0.1
-TARGET_CPU, TARGET_RATIO = 0.01, 1.01
-
-
-class Spread(msgspec.Struct, frozen=True):
-    """Median, and quartiles."""
-
-    median: float
-    low: float
-    high: float
+CPU_S, ROUNDS, TURN_S, SETTLE_S, CLOSE_S = 20.0, 36, 3.0, 0.3, 0.1
+TARGET_CPU, TARGET_CHANGE = 0.01, 0.01
 
 
 class Result(msgspec.Struct, frozen=True):
-    """``cpu``: shares of a core. Times in milliseconds: off, then with a dead broker.
+    """``cpu``: shares of a core. ``milliseconds``: by turn, median and 99th percentile.
 
-    ``p99_ratio_interval`` has the median of the ratios in 95 of 100 cases, by bootstrap.
+    ``busy_ms_per_s``: processor that telemetry's threads used while inferences ran.
     """
 
     machine: str
     versions: dict[str, str]
-    nice: int
     cpu: dict[str, float]
-    pairs: int
-    inferences_per_turn: int
-    p50_ms: tuple[Spread, Spread]
-    p99_ms: tuple[Spread, Spread]
-    p50_ratio: Spread
-    p99_ratio: Spread
-    p99_ratio_interval: tuple[float, float]
-    pooled_p99_ratio: float
+    rounds: int
+    turn_s: float
+    inferences: dict[str, int]
+    milliseconds: dict[str, tuple[float, float]]
+    busy_ms_per_s: float
+    median: Comparison
+    p99: Comparison
 
 
 def bundle(folder: Path) -> Path:
@@ -102,18 +99,18 @@ def bundle(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def telemetry(runtime: Runtime, url: str, folder: Path) -> Iterator[None]:
-    """One sample a second; nothing without a URL."""
-    if not url:
-        yield
-        return
+def telemetry(runtime: Runtime, url: str, folder: Path) -> Iterator[list[int]]:
+    """One sample a second, nothing without a URL; gives the clocks of its threads' processor."""
+    before = set(threading.enumerate())
     mqtt = Mqtt(url=url, device="bench", interval_s=1.0, outbox=str(folder))
-    publisher = publish(runtime, Settings(mqtt=mqtt), runtime=runtime)
+    publisher = publish(runtime, Settings(mqtt=mqtt), runtime=runtime) if url else None
     time.sleep(SETTLE_S)
+    threads = set(threading.enumerate()) - before if url else set()
     try:
-        yield
+        yield [time.pthread_getcpuclockid(thread.ident or 0) for thread in threads]
     finally:
-        publisher.close(CLOSE_S)
+        if publisher is not None:
+            publisher.close(CLOSE_S)
 
 
 @contextlib.contextmanager
@@ -146,53 +143,52 @@ def cpu_shares(runtime: Runtime, absent: str, folder: Path) -> dict[str, float]:
     return shares
 
 
-def turn(runtime: Runtime, feeds: dict[str, np.ndarray]) -> list[float]:
-    """Milliseconds of inferences, one after another."""
-    spent_ms = []
-    end_s = time.monotonic() + TURN_S
-    while time.monotonic() < end_s:
-        begun_ns = time.perf_counter_ns()
-        runtime.infer("squeezenet", feeds)
-        spent_ms.append((time.perf_counter_ns() - begun_ns) / 1e6)
-    return spent_ms
+@contextlib.contextmanager
+def own_core() -> Iterator[None]:
+    """The last core for this thread; all others may run there too, and go where it is quiet."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
-def turns(runtime: Runtime, absent: str, folder: Path) -> tuple[list[list[float]], ...]:
-    """Of each pair the times without telemetry, and with it; which is first alternates."""
+def turn(runtime: Runtime, clocks: list[int]) -> Turn:
+    """Inferences, one after another."""
     feeds = {"data": np.random.default_rng(0).random(SHAPE, np.float32)}
-    turn(runtime, feeds)  # warm-up
-    off: list[list[float]] = []
-    dead: list[list[float]] = []
-    for number in range(PAIRS):
-        states = [("", off), (absent, dead)]
-        for url, into in states if number % 2 else states[::-1]:
-            with telemetry(runtime, url, folder / "turns"):
-                into.append(turn(runtime, feeds))
-    return off, dead
+    begun_ns, spent_ns = [], []
+    used_ns = [sum(map(time.clock_gettime_ns, clocks))]
+    with own_core():
+        end_ns = time.perf_counter_ns() + int(TURN_S * 1e9)
+        while (now_ns := time.perf_counter_ns()) < end_ns:
+            runtime.infer("squeezenet", feeds)
+            spent_ns.append(time.perf_counter_ns() - now_ns)
+            begun_ns.append(now_ns)
+            used_ns.append(sum(map(time.clock_gettime_ns, clocks)))
+    return Turn(np.array(begun_ns) / 1e9, np.array(spent_ns) / 1e6, np.diff(used_ns) / 1e6)
 
 
-def of_turns(turns_ms: list[list[float]], percent: int) -> list[float]:
-    return [float(np.percentile(times_ms, percent)) for times_ms in turns_ms]
+def one_round(runtime: Runtime, absent: str, folder: Path, chance: random.Random) -> Round:
+    turns = {}
+    for name in chance.sample(NAMES, len(NAMES)):
+        url = absent if name == "broker dead" else ""
+        with telemetry(runtime, url, folder / "turns") as clocks:
+            turns[name] = turn(runtime, clocks)
+    return Round(turns)
 
 
-def spread(values: list[float], digits: int) -> Spread:
-    low, median, high = (round(float(q), digits) for q in np.percentile(values, (25, 50, 75)))
-    return Spread(median, low, high)
-
-
-def measure(folder: Path) -> Result:
-    with socket.socket() as nobody, Runtime(bundle(folder)) as runtime:
+def measure(folder: Path, count: int) -> Result:
+    started = {"power": Power(), "cost": Cost(), "health": Health()}
+    with socket.socket() as nobody, Runtime(bundle(folder), **started) as runtime:
         nobody.bind(("127.0.0.1", 0))
         absent = f"mqtt://127.0.0.1:{nobody.getsockname()[1]}"
         runtime.load_all()
-        off, dead = turns(runtime, absent, folder)
+        turn(runtime, [])  # warm-up
+        chance = random.Random(0)
+        rounds = [one_round(runtime, absent, folder, chance) for _ in range(count)]
         cpu = cpu_shares(runtime, absent, folder)
-    found = {percent: (of_turns(off, percent), of_turns(dead, percent)) for percent in (50, 99)}
-    pooled = [float(np.percentile(np.concatenate(state), 99)) for state in (off, dead)]
-    ratios = {
-        percent: [with_it / without for without, with_it in zip(*states, strict=True)]
-        for percent, states in found.items()
-    }
+    dead = [one.turns["broker dead"] for one in rounds]
     return Result(
         machine=machine(),
         versions={
@@ -200,85 +196,97 @@ def measure(folder: Path) -> Result:
             "edge": edge.__version__,
             "onnxruntime": plugins.backend("onnxruntime").availability().version,
         },
-        nice=os.nice(0),
         cpu=cpu,
-        pairs=PAIRS,
-        inferences_per_turn=int(statistics.median(map(len, off + dead))),
-        p50_ms=(spread(found[50][0], 3), spread(found[50][1], 3)),
-        p99_ms=(spread(found[99][0], 3), spread(found[99][1], 3)),
-        p50_ratio=spread(ratios[50], 4),
-        p99_ratio=spread(ratios[99], 4),
-        p99_ratio_interval=interval_of_median(ratios[99]),
-        pooled_p99_ratio=round(pooled[1] / pooled[0], 4),
+        rounds=count,
+        turn_s=TURN_S,
+        inferences={name: sum(len(one.turns[name].spent_ms) for one in rounds) for name in NAMES},
+        milliseconds={name: milliseconds(rounds, name) for name in NAMES},
+        busy_ms_per_s=round(sum(float(one.busy_ms.sum()) for one in dead) / len(dead) / TURN_S, 2),
+        median=compared(rounds, 50),
+        p99=compared(rounds, 99),
     )
 
 
-def interval_of_median(values: list[float]) -> tuple[float, float]:
-    chance = np.random.default_rng(0)
-    medians = [np.median(chance.choice(values, len(values))) for _ in range(10_000)]
-    low, high = np.percentile(medians, (2.5, 97.5))
-    return round(float(low), 3), round(float(high), 3)
+def processor_table(result: Result) -> list[str]:
+    alone = result.cpu["no telemetry"]
+    return [
+        "Processor of a process with a model, all that is on by default, one sample a second",
+        f"(to reach: telemetry takes at most {TARGET_CPU:.0%} of a core):",
+        "",
+        "| telemetry | share of a core | added |",
+        "|---|---:|---:|",
+        *(
+            f"| {name} | {share:.2%} | {f'{share - alone:.2%}' if share != alone else ''} |"
+            for name, share in result.cpu.items()
+        ),
+        "",
+    ]
 
 
-def shown(found: Spread, digits: int) -> str:
-    return f"{found.median:.{digits}f} ({found.low:.{digits}f} … {found.high:.{digits}f})"
+def inference_tables(result: Result) -> list[str]:
+    median, p99 = result.median, result.p99
+    ratios = {
+        "broker dead / without telemetry": (median.dead, p99.dead),
+        "its noise: without telemetry, again / without": (median.control, p99.control),
+        "broker dead: all / those beside which telemetry slept": (median.beside, p99.beside),
+        "its noise: the same half a second later": (median.beside_control, p99.beside_control),
+    }
+    return [
+        "SqueezeNet 1.1 (onnxruntime, fp32, one thread, on a core of its own),"
+        f" {result.rounds} rounds of three turns of {result.turn_s:g} s",
+        "each, in an order by lot. All inferences of a kind together:",
+        "",
+        "| | inferences | median, ms | 99 % within, ms |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {name} | {result.inferences[name]:,} | {middle:.2f} | {most:.2f} |"
+            for name, (middle, most) in result.milliseconds.items()
+        ),
+        "",
+        "Ratios, each time as a multiple of the median of its round, with 95 % confidence by"
+        " bootstrap over rounds.",
+        f"To reach: a 99th percentile that differs by at most {TARGET_CHANGE:.0%}.",
+        "",
+        "| | median | 99 % within |",
+        "|---|---:|---:|",
+        *(f"| {what} | {middle} | {most} |" for what, (middle, most) in ratios.items()),
+        "",
+        f"Telemetry's threads ran for {result.busy_ms_per_s:.2f} ms of each second, beside"
+        f" {p99.share_beside:.1%} of the inferences",
+        "(counting the two after each). They sleep otherwise, and change nothing then: inferences"
+        " beside which they slept",
+        "are as without telemetry, in the same seconds. That comparison has the least noise.",
+        "",
+    ]
 
 
 def markdown(result: Result) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    alone = result.cpu["no telemetry"]
-    rows = [
-        f"| {name} | {share:.2%} | {'' if name == 'no telemetry' else f'{share - alone:.2%}'} |"
-        for name, share in result.cpu.items()
+    lines = [
+        "# What telemetry takes from a device",
+        "",
+        f"On {result.machine}; {versions}.",
+        "Made by `python benchmarks/telemetry_cost.py`; the figures are in `telemetry_cost.json`.",
+        "",
+        *processor_table(result),
+        *inference_tables(result),
     ]
-    off_p50, dead_p50 = result.p50_ms
-    off_p99, dead_p99 = result.p99_ms
-    return "\n".join(
-        [
-            "# What telemetry takes from a device",
-            "",
-            f"On {result.machine}; {versions}; at a niceness of {result.nice}.",
-            "Made by `python benchmarks/telemetry_cost.py`; the figures are in"
-            " `telemetry_cost.json`.",
-            "",
-            "Processor of a process with a model, all that is on by default, one sample a second",
-            f"(to reach: telemetry takes at most {TARGET_CPU:.0%} of a core):",
-            "",
-            "| telemetry | share of a core | added |",
-            "|---|---:|---:|",
-            *rows,
-            "",
-            f"SqueezeNet 1.1 (onnxruntime, fp32, one thread), {result.pairs} pairs of turns of"
-            f" about {result.inferences_per_turn} inferences;",
-            "medians of the turns with quartiles. To reach: a 99th percentile that differs by at"
-            f" most {TARGET_RATIO - 1:.0%}.",
-            "",
-            "| | without telemetry, ms | broker dead, ms | ratio |",
-            "|---|---:|---:|---:|",
-            f"| median | {shown(off_p50, 2)} | {shown(dead_p50, 2)} "
-            f"| {shown(result.p50_ratio, 3)} |",
-            f"| 99 % within | {shown(off_p99, 2)} | {shown(dead_p99, 2)} "
-            f"| {shown(result.p99_ratio, 3)} |",
-            "",
-            "The ratio is the median of those of the pairs (at 99 %: between"
-            f" {result.p99_ratio_interval[0]:.3f} and {result.p99_ratio_interval[1]:.3f}"
-            " with 95 % confidence);",
-            f"of all inferences together it is {result.pooled_p99_ratio:.3f} at 99 %.",
-            "",
-        ]
-    )
+    return "\n".join(lines)
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, help="to try it out: nothing is kept")
+    rounds = parser.parse_args().rounds
     logging.disable(logging.WARNING)  # that nobody is there is the point
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        result = measure(Path(folder))
+        result = measure(Path(folder), rounds or ROUNDS)
     table = markdown(result)
     print(table)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "telemetry_cost.md").write_text(table)
-    encoded = msgspec.json.format(msgspec.json.encode(result), indent=1)
-    (RESULTS / "telemetry_cost.json").write_bytes(encoded + b"\n")
+    if not rounds:
+        (RESULTS / "telemetry_cost.md").write_text(table)
+        encoded = msgspec.json.format(msgspec.json.encode(result), indent=1)
+        (RESULTS / "telemetry_cost.json").write_bytes(encoded + b"\n")
     return 0
 
 
