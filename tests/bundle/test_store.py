@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from patience import LONG_S
 
 from edge.bundle import Bundle, open_bundle
 from edge.core.cache import default_cache
@@ -147,6 +148,6 @@ def test_processes_that_extract_at_once_get_one_whole_folder(
         assert worker.stdin is not None
         worker.stdin.write("go\n")
         worker.stdin.flush()
-    answers = {worker.communicate(timeout=30)[0] for worker in workers}
+    answers = {worker.communicate(timeout=LONG_S)[0] for worker in workers}
     assert answers == {"{'model.bin': 64, 'model.xml': 6}\n"}
     assert len([path for path in (cache / "variants").iterdir() if path.is_dir()]) == 1

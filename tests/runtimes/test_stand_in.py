@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from patience import LONG_S
 
 import edge
 from edge.bundle import open_bundle, pack, save_tensors
@@ -261,7 +262,7 @@ def test_the_cpu_stands_in_where_nothing_else_runs(
 def wait_for_builds() -> None:
     for thread in threading.enumerate():
         if thread.name == "edge-build":
-            thread.join(20)
+            thread.join(LONG_S)
 
 
 def test_a_stand_in_that_answers_wrongly_does_not_serve(
@@ -285,13 +286,13 @@ def test_the_provider_builds_in_the_background_while_the_next_one_serves(
     def build_slowly(path: str, options: Any, **given: Any) -> Any:
         if given["providers"][0][0] == TENSORRT:
             begun.set()
-            assert go.wait(20)
+            assert go.wait(LONG_S)
         return make(path, options, **given)
 
     monkeypatch.setattr(ort, "InferenceSession", build_slowly)
     with edge.Runtime(make_bundle("tensorrt", "onnxruntime")) as runtime:
         model = runtime.model("rounding")
-        assert begun.wait(20)
+        assert begun.wait(LONG_S)
         (status,) = runtime.status()
         assert (status.state, status.variant, status.engine) == (
             "ready",

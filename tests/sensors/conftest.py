@@ -8,10 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import LONG_S
+
+from edge.sensors._rounds import Rounds
 
 FAKES = Path(__file__).parent.parent / "fakes"
 
 Compile = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sensor that answers is not taken for one that hangs because the machine is slow."""
+    monkeypatch.setattr(Rounds.__init__, "__defaults__", (LONG_S,))
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import LONG_S
 
 from edge.sensors import DeviceSensors, Reading, device_sensors
 from edge.sensors._files import Tree
@@ -181,14 +182,14 @@ def test_file_that_never_answers_costs_its_family_until_it_does(
     caplog.set_level(logging.INFO, "edge.sensors")
     root = shutil.copytree(FAKES / "jetson-orin-nano", tmp_path / "nano")
     sensors = device_sensors(root)
-    sensors._rounds = Rounds(longest_s=0.05)
+    sensors._rounds = Rounds(longest_s=1.0)
     sound = sensors.read(1.0)
     begun, healed, real_text = threading.Semaphore(0), threading.Event(), Tree.text
 
     def text(tree: Tree, path: str, *limit: int) -> str | None:
         if path.endswith("curr2_input") and not healed.is_set():
             begun.release()
-            healed.wait(60.0)
+            healed.wait(LONG_S)
         return real_text(tree, path, *limit)
 
     monkeypatch.setattr(Tree, "text", text)
@@ -203,7 +204,7 @@ def test_file_that_never_answers_costs_its_family_until_it_does(
     assert len(caplog.records) == 1
     healed.set()
     for one in sensors._rounds._behind.values():
-        one.join(10.0)
+        one.join(LONG_S)
     assert sensors.read(200.0).total_watts == 4.935
     assert caplog.records[-1].message == "the jetson sensors answer again"
 
@@ -217,13 +218,13 @@ def test_several_that_hang_are_left_behind_in_one_reading() -> None:
             pass
 
         def read(self, now_s: float) -> Reading:
-            self.release.wait(60.0)
+            self.release.wait(LONG_S)
             return Reading(power_watts={"bus": 1.0})
 
     stuck = [Stuck(), Stuck()]
     linux = LinuxSensors(Tree(FAKES / "x86-pc"))
     families = {"first": stuck[0], "linux": linux, "second": stuck[1], "third": linux}
-    sensors = DeviceSensors(families, Rounds(longest_s=0.05))
+    sensors = DeviceSensors(families, Rounds(longest_s=1.0))
     try:
         for now_s in (1.0, 2.0):
             assert sensors.read(now_s).figures["uptime_s"] == 98410
@@ -232,7 +233,7 @@ def test_several_that_hang_are_left_behind_in_one_reading() -> None:
         for one in stuck:
             one.release.set()
     for one in sensors._rounds._behind.values():
-        one.join(10.0)
+        one.join(LONG_S)
     assert sensors.read(3.0).power_watts == {"bus": 1.0}
 
 

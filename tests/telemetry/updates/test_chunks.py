@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import LONG_S
 
 from edge.core.errors import BundleError, InputError, UnavailableError
 from edge.telemetry.fleet.transfer import ChunkSource, Pace
@@ -304,6 +305,6 @@ def test_an_operator_who_starts_anew_completes_the_transfer(
                 put(inbox, index, source.chunk(index))
 
     begun_s = time.monotonic()
-    assert Device(tmp_path, speak).run(patience_s=5.0) == CONTENTS
+    assert Device(tmp_path, speak).run(patience_s=LONG_S) == CONTENTS
     assert sent[0] < 4 * GEOMETRY.count, (sent, time.monotonic() - begun_s)
     source.close()
