@@ -33,14 +33,12 @@ _OPTIONS = {
     "ServerAliveCountMax": "3",
 }
 _LOADER = """
-import os, sys, tempfile
-data = sys.stdin.buffer.read(int(sys.stdin.buffer.readline()))
-shm = "/dev/shm" if os.path.isdir("/dev/shm") else None
-with tempfile.NamedTemporaryFile(suffix=".pyz", dir=shm) as file:
-    file.write(data)
-    file.flush()
-    sys.path.insert(0, file.name)
-    from ondevice.main import serve
+import os, sys
+memory = os.memfd_create("edge-device")
+with open(memory, "wb", closefd=False) as file:
+    file.write(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())))
+sys.path.insert(0, f"/proc/self/fd/{memory}")
+from ondevice.main import serve
 serve()
 """
 # The newest Python first that our own packages could run on; else any that can at least say what
@@ -50,7 +48,7 @@ if [ "$(id -u)" != 0 ]; then exec sudo -n -- sh -c "$0" "$0"; fi
 for minor in 10 8; do
   for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8
   do
-    if $python -I -c "import sys; sys.exit(sys.version_info < (3, $minor))" 2>/dev/null; then
+    if $python -I -S -c "import sys; sys.exit(sys.version_info < (3, $minor))" 2>/dev/null; then
       exec $python -I -u -c {shlex.quote(_LOADER)}
     fi
   done

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -18,29 +17,38 @@ _PYTHONS = ("python3", *(f"python3.{minor}" for minor in range(10, 20)))
 _TEGRA_SM = {"tegra194": "72", "tegra234": "87", "tegra264": "110"}
 """By the chip's name in the device tree, as no tool on a Jetson says it before CUDA is used."""
 
-_PACKAGES = {
-    "tensorrt": ("python3-libnvinfer", "libnvinfer11", "libnvinfer10", "libnvinfer8"),
-    "npu_driver": ("intel-level-zero-npu",),
-}
+_TENSORRT = ("python3-libnvinfer", "libnvinfer11", "libnvinfer10", "libnvinfer8")
+_NPU_DRIVER = ("intel-level-zero-npu",)
 """Debian packages that a version is known by, the first that is there."""
+
+# Of an interpreter: whether an environment can be made with it, and has the module that is named.
+_OF_PYTHON = """
+import sys
+from importlib.util import find_spec
+is_ours = sys.implementation.name == "cpython" and "t" not in sys.abiflags and find_spec("venv")
+version = "%d.%d" % sys.version_info[:2] if is_ours else ""
+has_pycuda = find_spec("pycuda") is not None
+"""
 
 
 def gather(layout: Layout) -> dict[str, Any]:
     """Names as a variant's ``requires`` and a profile's ``[software]`` use them, and more."""
     root = layout.root
+    found = pythons()
+    packages = _packages(*_TENSORRT, *_NPU_DRIVER)
     return {
-        "hostname": platform.node(),
-        "arch": platform.machine(),
+        "hostname": os.uname().nodename,
+        "arch": os.uname().machine,
         "system": _system_title(root),
         "board": _read(root, "proc/device-tree/model").strip("\0\n "),
         "glibc": _glibc(),
-        "pythons": pythons(),
+        "pythons": found,
         "l4t": _l4t(_read(root, "etc/nv_tegra_release")),
         "cuda": _cuda(root),
-        "tensorrt": _package("tensorrt"),
+        "tensorrt": _first(_TENSORRT, packages),
         "sm": _sm(root),
-        "npu_driver": _npu_driver(root),
-        "has_pycuda": _has_module("pycuda"),
+        "npu_driver": _npu_driver(root, _first(_NPU_DRIVER, packages)),
+        "has_pycuda": _has_pycuda(found),
         "memory_bytes": _memory(root, "MemTotal"),
         "free_memory_bytes": _memory(root, "MemAvailable"),
         "free_disk_bytes": _free_disk(layout.base),
@@ -78,7 +86,7 @@ def _read(root: str, path: str) -> str:
 
 def _system_title(root: str) -> str:
     found = re.search(r'^PRETTY_NAME="?([^"\n]*)', _read(root, "etc/os-release"), re.MULTILINE)
-    return found[1] if found else platform.system()
+    return found[1] if found else os.uname().sysname
 
 
 def _glibc() -> str:
@@ -90,20 +98,31 @@ def _glibc() -> str:
     return version if name == "glibc" else ""
 
 
-def pythons() -> list[dict[str, str]]:
+def pythons() -> list[dict[str, Any]]:
     """CPythons to make an environment of, which the service's user may run as well."""
-    code = (
-        "import sys, sysconfig, venv; assert sys.implementation.name == 'cpython';"
-        "assert not sysconfig.get_config_var('Py_GIL_DISABLED');"
-        "print('%d.%d' % sys.version_info[:2])"
-    )
-    found = {}
+    known = set()
+    found: dict[str, dict[str, Any]] = {}
     for name in (sys.executable, *_PYTHONS):
         path = shutil.which(name)
-        version = output(path, "-I", "-c", code) if path and _is_for_all(path) else ""
-        if path and version and version not in found:
-            found[version] = path
-    return [{"version": version, "path": path} for version, path in found.items()]
+        if path is None or os.path.realpath(path) in known or not _is_for_all(path):
+            continue
+        known.add(os.path.realpath(path))
+        python = _asked(path)
+        if python["version"]:
+            found.setdefault(python["version"], python)
+    return list(found.values())
+
+
+def _asked(path: str) -> dict[str, Any]:
+    """What an interpreter says of itself; this one, which is mostly all there is, at no cost."""
+    said: dict[str, Any] = {"version": "", "has_pycuda": False}
+    if path == sys.executable:
+        exec(_OF_PYTHON, said)
+    else:
+        text = output(path, "-I", "-c", f"{_OF_PYTHON}print(version, has_pycuda)")
+        said["version"], _, answer = text.partition(" ")
+        said["has_pycuda"] = answer == "True"
+    return {"version": said["version"], "has_pycuda": said["has_pycuda"], "path": path}
 
 
 def _is_for_all(path: str) -> bool:
@@ -134,10 +153,21 @@ def _cuda(root: str) -> str:
     return ""
 
 
-def _package(what: str) -> str:
-    for name in _PACKAGES[what]:
-        version = output("dpkg-query", "-W", "-f", "${Version}", name)
-        found = re.match(r"(?:\d+:)?(\d+(?:\.\d+)+)", version)
+def _packages(*names: str) -> dict[str, str]:
+    """The versions of those that are installed."""
+    command = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n", *names]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    # It fails where one is unknown, and has told of the others.
+    found = (line.split(" ") for line in done.stdout.splitlines())
+    return {name: version for state, name, version in found if state == "installed"}
+
+
+def _first(names: tuple[str, ...], packages: dict[str, str]) -> str:
+    for name in names:
+        found = re.match(r"(?:\d+:)?(\d+(?:\.\d+)+)", packages.get(name, ""))
         if found:
             return found[1]
     return ""
@@ -151,19 +181,18 @@ def _sm(root: str) -> str:
     return answer.splitlines()[0].replace(".", "") if answer else ""
 
 
-def _npu_driver(root: str) -> str:
+def _npu_driver(root: str, package: str) -> str:
     """The version of the user-space driver, or of the kernel's; empty without an NPU."""
     if not os.path.isdir(os.path.join(root, "sys/module/intel_vpu")):
         return ""
     kernel = _read(root, "sys/module/intel_vpu/version").strip()
-    return _package("npu_driver") or kernel or "unknown"
+    return package or kernel or "unknown"
 
 
-def _has_module(name: str) -> bool:
-    """For the interpreter that an environment would see the packages of."""
-    found = [python for python in pythons() if python["version"] not in ("3.8", "3.9")]
-    code = f"import importlib.util as u; print(u.find_spec({name!r}) is not None)"
-    return bool(found) and output(found[0]["path"], "-I", "-c", code) == "True"
+def _has_pycuda(found: list[dict[str, Any]]) -> bool:
+    """Whether the interpreter has it that an environment would see the packages of."""
+    fitting = [python for python in found if python["version"] not in ("3.8", "3.9")]
+    return bool(fitting) and bool(fitting[0]["has_pycuda"])
 
 
 def _memory(root: str, name: str) -> int:
