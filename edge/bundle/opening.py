@@ -188,7 +188,7 @@ def open_bundle(path: str | os.PathLike[str], trust: Keyring | None = None) -> B
         except OSError as error:
             raise BundleError(f"can not read bundle {path}: {error.strerror}") from error
         except BundleError as error:
-            raise BundleError(f"{path}: {error}", hint=error.hint) from error
+            raise type(error)(f"{path}: {error}", hint=error.hint) from error
         on_error.pop_all()
         return bundle
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from edge.core.errors import BundleError, InputError
+from edge.core.errors import BundleError, InputError, SignatureError
 from edge.core.lazy import require
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ class Keyring:
         """Who of those that are trusted signed a manifest; empty if nobody did, and may.
 
         Raises:
-            BundleError: The signature can't be read or is wrong, or is lacking and required.
+            SignatureError: It is wrong, or lacking and required.
+            BundleError: It can't be read.
         """
         if signature is None:
             self._permit("the bundle is not signed", "sign it: edge sign BUNDLE --key KEY")
@@ -114,7 +115,7 @@ class Keyring:
 
     def _permit(self, reason: str, hint: str) -> None:
         if self._is_required:
-            raise BundleError(reason, hint=hint)
+            raise SignatureError(reason, hint=hint)
 
 
 def _verify(key: TrustedKey, signature: bytes, manifest: bytes) -> None:
@@ -122,7 +123,7 @@ def _verify(key: TrustedKey, signature: bytes, manifest: bytes) -> None:
     try:
         key.public.verify(signature, manifest)
     except exceptions.InvalidSignature as error:
-        raise BundleError(
+        raise SignatureError(
             f"the signature by {key.title} does not fit the manifest",
             hint="the bundle was altered after it was signed; get it again from who built it",
         ) from error

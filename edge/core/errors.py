@@ -36,6 +36,10 @@ class BundleError(EdgeError, ValueError):
     """A bundle is damaged, incomplete, unsafe or not a bundle at all."""
 
 
+class SignatureError(BundleError):
+    """Nobody who is trusted here vouches for a bundle."""
+
+
 class NotFoundError(EdgeError, LookupError):
     """A model, version or tensor of that name does not exist."""
 

@@ -9,12 +9,15 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from edge.core.errors import (
+    BundleError,
     EdgeError,
     InputError,
     NotFoundError,
+    SignatureError,
     UnavailableError,
     UnsupportedError,
 )
+from edge.telemetry.redaction import without_secrets
 
 Kind = Literal[
     "invalid",
@@ -22,6 +25,7 @@ Kind = Literal[
     "not-found",
     "expired",
     "downgrade",
+    "untrusted",
     "unsupported",
     "unavailable",
     "interrupted",
@@ -171,6 +175,8 @@ _KINDS: dict[type[BaseException], Kind] = {
     UnsupportedError: "unsupported",
     NotFoundError: "not-found",
     InputError: "invalid",
+    SignatureError: "untrusted",
+    BundleError: "invalid",
     UnavailableError: "unavailable",
 }
 
@@ -192,6 +198,7 @@ def _said(error: BaseException) -> str:
 def shown(said: object) -> str:
     """What came from outside, fit for a line of a log."""
     text = said if isinstance(said, str) else msgspec.json.encode(said).decode()
+    text = without_secrets(text)
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
 

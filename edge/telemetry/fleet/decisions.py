@@ -24,8 +24,9 @@ from edge.telemetry.fleet.rollout import (
 )
 
 _FEWEST_ERRORS = 5
-_CAN_NOT = ("unsupported", "not-allowed")
-"""Kinds of refusal that say nothing of the bundle: the device can't take it, or may not."""
+_CAN_NOT = ("unsupported", "not-allowed", "downgrade")
+"""Kinds of refusal that say nothing of the bundle: the device can't take it, may not, or has had a
+newer one."""
 
 replace = msgspec.structs.replace
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from edge.core.errors import BundleError, EdgeError, InputError, UnavailableError
 from edge.telemetry.backoff import Backoff
+from edge.telemetry.redaction import without_secrets
 from edge.telemetry.updates.partial import Partial, Room
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Download:
 
     def __init__(self, url: str, partial: Partial, terms: Terms) -> None:
         self._url = url
+        self._shown = without_secrets(url)
         self._partial = partial
         self._terms = terms
         self._opener = _opener(url, terms.ca)
@@ -89,7 +91,8 @@ class Download:
             wrong_count += has_begun_anew
             if wrong_count >= _MOST_WRONG:
                 raise BundleError(
-                    f"what {self._url} gives has the SHA-256 {digest}, not {self._partial.sha256}",
+                    f"what {self._shown} gives has the SHA-256 {digest}, "
+                    f"not {self._partial.sha256}",
                     hint="name the digest of the file that is there: sha256sum FILE",
                 )
 
@@ -106,11 +109,11 @@ class Download:
                     backoff.failures = 0
                 elif time.monotonic() - since_s > self._terms.patience_s:
                     raise UnavailableError(
-                        f"nothing new came from {self._url} for {self._terms.patience_s:g} s: "
+                        f"nothing new came from {self._shown} for {self._terms.patience_s:g} s: "
                         f"{error}",
                         hint="send the command again under another id: what came is kept",
                     ) from error
-                log.info("%s: %s; trying again", self._url, error)
+                log.info("%s: %s; trying again", self._shown, error)
                 self._terms.wait(backoff.next_s())
 
     def _fetch(self) -> None:
@@ -131,7 +134,7 @@ class Download:
             with error:
                 self._take_refusal(error)
         except urllib.error.URLError as error:
-            _judge_connection(self._url, error.reason)
+            _judge_connection(self._shown, error.reason)
             raise _CutError(str(error.reason)) from error
         except _DAMAGE as error:
             raise _CutError(f"{type(error).__name__}: {error}") from error
@@ -157,12 +160,14 @@ class Download:
                 return
             self._partial.truncate()
             raise _CutError("what was kept does not fit what is there now") from error
+        # Not the error's own reason: it names where a redirect leads, with what is secret there.
+        answer = f"{error.code} {http.client.responses.get(error.code, '')}".rstrip()
         if error.code < http.client.INTERNAL_SERVER_ERROR and error.code not in _LATER:
             raise InputError(
-                f"{self._url}: the server answers {error.code} {error.reason}",
+                f"{self._shown}: the server answers {answer}",
                 hint="look at the URL, and whether it needs a login",
             ) from error
-        raise _CutError(f"the server answers {error.code} {error.reason}") from error
+        raise _CutError(f"the server answers {answer}") from error
 
 
 def check_url(url: str) -> None:
@@ -175,7 +180,8 @@ def check_url(url: str) -> None:
         is_usable = False
     if not is_usable or not url.isascii() or not url.isprintable() or " " in url:
         raise InputError(
-            f"{url!r} is no URL to fetch from", hint="take http:// or https://, without a login"
+            f"{without_secrets(url)!r} is no URL to fetch from",
+            hint="take http:// or https://, without a login",
         )
 
 
@@ -243,7 +249,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         check_url(newurl)
         if req.type == "https" and urllib.parse.urlsplit(newurl).scheme != "https":
-            raise InputError(f"{req.full_url} leads from https:// to {newurl}")
+            raise InputError(f"{without_secrets(req.full_url)} leads from https:// to http://")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import logging
 import platform
 import shutil
 from collections.abc import Callable, Iterator
@@ -157,7 +158,7 @@ def test_what_is_not_signed_by_who_is_trusted_is_refused(
         sign(path, signer)
     operator.order("update/a", **by_url(path, site))
     answer = operator.answer("update/a")
-    assert answer["status"] == "failed"
+    assert (answer["status"], answer["kind"]) == ("failed", "untrusted")
     assert complaint in answer["reason"]
     assert runtime.versions("digits") == ["1", "2"]
     assert not (models / "digits" / "3.edge").exists()
@@ -342,6 +343,22 @@ def test_a_command_that_makes_no_sense_is_refused(
     operator.order("update/a", **{**said, **wrong})
     answer = operator.answer("update/a")
     assert (answer["status"], answer["kind"]) == ("failed", "invalid")
+
+
+@pytest.mark.parametrize("url", ["https://me:hunter2@127.0.0.1/x", "{site}/x?token=hunter2"])
+def test_no_log_and_no_event_has_what_is_secret_in_a_url(
+    device: Any, operator: Any, make: Any, site: str, caplog: pytest.LogCaptureFixture, url: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    device()
+    said = {"model": "digits", "version": "3", "sha256": "0" * 64}
+    operator.order("update/a", url=url.format(site=site), **said)
+    answer = operator.answer("update/a")
+    assert (answer["status"], answer["kind"]) == ("failed", "invalid")
+    event = operator.event(id="a", status="failed")
+    assert event["reason"] == answer["reason"]
+    assert "hunter2" not in f"{event}{caplog.text}"
+    assert "127.0.0.1" in answer["reason"]
 
 
 def test_an_update_ends_when_its_topic_is_cleared(

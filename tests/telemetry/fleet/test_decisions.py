@@ -29,17 +29,21 @@ OLD = Sight(is_online=True, version="1", digest="old")
 NEW = Sight(is_online=True, version="2", digest="new")
 RULES = Rules(soak_s=10.0, timeout_s=100.0, silence_s=20.0)
 
-Fate = Literal["good", "refuses", "unfit", "errors", "reverts", "falls-silent", "hangs", "is-deaf"]
+Fate = Literal[
+    "good", "refuses", "unfit", "has-newer", "errors", "reverts", "falls-silent", "hangs", "is-deaf"
+]
 FATES: tuple[Fate, ...] = (
     "good",
     "refuses",
     "unfit",
+    "has-newer",
     "errors",
     "reverts",
     "falls-silent",
     "hangs",
     "is-deaf",
 )
+REFUSALS = {"refuses": "failed", "unfit": "unsupported", "has-newer": "downgrade"}
 BAD = {"refuses", "errors", "reverts", "falls-silent", "hangs"}
 
 
@@ -91,9 +95,8 @@ class World:
         if answer["verb"] == "roll-back":
             self.sights[device] = OLD
             ended = {**answer, "status": "successful"}
-        elif fate in ("refuses", "unfit"):
-            kind = "unsupported" if fate == "unfit" else "failed"
-            ended = {**answer, "status": "failed", "kind": kind, "reason": fate}
+        elif fate in REFUSALS:
+            ended = {**answer, "status": "failed", "kind": REFUSALS[fate], "reason": fate}
         else:
             ended = {**answer, "status": "successful"}
             self.sights[device] = msgspec.structs.replace(NEW, is_online=fate != "falls-silent")
@@ -220,8 +223,9 @@ def test_device_that_never_answers_may_not_be_commanded() -> None:
 
 
 def test_later_device_that_can_not_take_it_is_skipped() -> None:
-    rollout = play(world := World({"a": "good", "b": "unfit", "c": "good"}), planned(world))
-    assert (rollout.phase, rollout.devices_in("done")) == ("rolling", ["a", "c"])
+    fates: dict[str, Fate] = {"a": "good", "b": "unfit", "c": "has-newer", "d": "good"}
+    rollout = play(world := World(fates), planned(world))
+    assert (rollout.phase, rollout.devices_in("done")) == ("rolling", ["a", "d"])
 
 
 def test_share_of_a_wave_may_fail() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import logging
 import os
 import random
 import socket
@@ -275,6 +276,31 @@ def test_a_redirect_leads_nowhere_but_to_http(
     behaviour.steps = [{"status": 302, "headers": {"Location": target}}]
     with pytest.raises(InputError):
         fetch(url)
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ({"status": 403}, InputError),
+        ({"status": 500}, UnavailableError),
+        ({"status": 302, "headers": {"Location": "file:///x?token=hunter2"}}, InputError),
+        ({}, BundleError),
+    ],
+)
+def test_no_error_and_no_log_shows_the_token_of_a_url(
+    url: str,
+    fetch: Callable[..., Path],
+    behaviour: Behaviour,
+    caplog: pytest.LogCaptureFixture,
+    step: dict[str, Any],
+    error: type[EdgeError],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    behaviour.steps = [step]
+    with pytest.raises(error) as caught:
+        fetch(f"{url}?token=hunter2", "0" * 64, patience_s=-1.0)
+    assert "hunter2" not in f"{caught.value}{caught.value.hint}{caplog.text}"
+    assert url in str(caught.value)
 
 
 def test_a_compressed_answer_is_refused(

@@ -216,14 +216,15 @@ def _check(path: Path, arguments: Update, keyring: Keyring | None, engine: str) 
     """Who signed a bundle that is what the command says, and for a device like this one.
 
     Raises:
-        BundleError: It is damaged, not signed as it has to be, or another model or version.
+        SignatureError: It is not signed as it has to be.
+        BundleError: It is damaged, or another model or version.
         UnsupportedError: It is for another device.
     """
     try:
         bundle = open_bundle(path, keyring)
     except BundleError as error:  # where it lies for the moment tells the operator nothing
         reason = str(error).removeprefix(f"{path}: ")
-        raise BundleError(reason, hint=error.hint) from error
+        raise type(error)(reason, hint=error.hint) from error
     with bundle:
         manifest = bundle.manifest
         if (manifest.name, manifest.version) != arguments.key:
