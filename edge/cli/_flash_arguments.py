@@ -94,11 +94,7 @@ def personal(args: argparse.Namespace) -> Personal:
             f"all boards would be called {hostname}",
             hint=f"--hostname '{hostname}-{SERIAL}', or a table of them: --boards FILE",
         )
-    if args.mqtt and "@" in args.mqtt:
-        raise SettingsError(
-            "an image holds no password, and this URL has one",
-            hint="put it into /etc/edge/environment on the device",
-        )
+    require_no_password(args.mqtt or "", "--mqtt")
     environment = {"EDGE_MQTT_URL": args.mqtt, "EDGE_MQTT_FLEET": args.fleet}
     return Personal(
         hostname=hostname,
@@ -110,6 +106,19 @@ def personal(args: argparse.Namespace) -> Personal:
         network={path.name: _text(path) for path in args.network},
         trusted={path.name: _text(path) for path in args.trust},
     )
+
+
+def require_no_password(url: str, where: str) -> None:
+    """
+    Raises:
+        SettingsError: The broker's URL has one, and whoever has the image would have it.
+    """
+    if "@" in url:
+        raise SettingsError(
+            f"an image holds no password, and the broker's URL has one ({where})",
+            hint="put EDGE_MQTT_URL into /etc/edge/environment on the device, or use certificates "
+            "(edge enroll)",
+        )
 
 
 def _boards(args: argparse.Namespace) -> tuple[Board, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge.cli import _output
-from edge.cli._flash_arguments import add_arguments, personal
+from edge.cli._flash_arguments import add_arguments, personal, require_no_password
 from edge.cli._progress import bars
 from edge.core.errors import InputError
 from edge.core.profile import load_profile, profile_names
@@ -217,6 +217,7 @@ def _files(args: argparse.Namespace, profile: DeviceProfile, owner: Personal) ->
     target = Target(software.python, profile.device.arch, software.glibc)
     _output.err().print("collecting wheels", style="dim")
     settings = read_settings(args.config)
+    require_no_password(settings.settings.mqtt.url, str(args.config))
     extras = extras_for(manifests, settings.settings)
     wheelhouse = collect(extras, target, more=args.wheels)
     parcel = make_parcel(bundles, settings, wheelhouse)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
+from edge.cli import _main
 from edge.core.errors import InputError
 from edge.deploy.flash.boards import ANY, Board, Wired
 from edge.deploy.flash.personal import Personal, personal_files
@@ -198,3 +200,21 @@ def test_keys_are_made_once_and_the_request_names_the_device(device: Path) -> No
     calls = (device / "calls").read_text()
     assert "ssh-keygen -A" in calls
     assert calls.index("reset-failed ssh") < calls.index("restart ssh")
+
+
+@pytest.mark.parametrize("words", [["--mqtt", "mqtt://u:hush@b.lan"], ["--config", "edge.toml"]])
+def test_password_of_the_broker_comes_into_no_image(
+    words: list[str],
+    make_bundle: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("edge.toml").write_text('[mqtt]\nurl = "mqtt://u:hush@b.lan"\n')
+    bundle = make_bundle(variant={"engine": "onnxruntime"})
+    image = [str(bundle), "--profile", "virtual-arm64", "-o", "x.img", "--dry-run"]
+    assert _main.main(["flash", *image, *words]) == _main.EXIT_USAGE
+    told = capsys.readouterr().err
+    assert "an image holds no password" in told
+    assert "hush" not in told
