@@ -18,7 +18,6 @@ from edge.sensors import device_sensors
 from edge.settings import MEMORY, Mqtt, Settings
 from edge.telemetry.address import brokers_of
 from edge.telemetry.commands import Steering, steer
-from edge.telemetry.courtesy import give_way
 from edge.telemetry.formats import Format, Outlet, formats
 from edge.telemetry.reports import Report, Reporter, Source, Subject, reporters
 from edge.telemetry.sender import Delivery, Sender, SenderStatus
@@ -30,6 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0  # how often states are looked at, however long the interval is
+_REST_S = 0.001
+"""After each part of a look. An inference whose engine is done needs the interpreter to go on, and
+waits for one part instead of all; ``sleep(0)`` would have it back before that thread is awake."""
 CLOSE_TIMEOUT_S = 2.0
 
 
@@ -124,7 +126,7 @@ class Publisher:
         for name, reporter in self._reporters.items():
             with self._guarded(name):
                 reports.extend(reporter.look(now_ns, is_due=is_due))
-            give_way()
+            time.sleep(_REST_S)
         joined = _joined(reports)
         for name, told_as in self._formats.items():
             with self._guarded(name):

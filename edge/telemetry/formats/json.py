@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge.telemetry.courtesy import give_way
 from edge.telemetry.formats import Format, Outlet
 from edge.telemetry.reports import Report
 
@@ -26,7 +25,6 @@ class JsonFormat:
                 self._tell(report)
             except Exception as error:  # the others are told all the same
                 failure = error
-            give_way()
         if failure is not None:
             raise failure
 
