@@ -108,12 +108,12 @@ def personal(args: argparse.Namespace) -> Personal:
     )
 
 
-def require_no_password(url: str, where: str) -> None:
+def require_no_password(urls: str | tuple[str, ...], where: str) -> None:
     """
     Raises:
         SettingsError: The broker's URL has one, and whoever has the image would have it.
     """
-    if "@" in url:
+    if "@" in " ".join([urls] if isinstance(urls, str) else urls):
         raise SettingsError(
             f"an image holds no password, and the broker's URL has one ({where})",
             hint="put EDGE_MQTT_URL into /etc/edge/environment on the device, or use certificates "

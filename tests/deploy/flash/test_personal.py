@@ -202,16 +202,24 @@ def test_keys_are_made_once_and_the_request_names_the_device(device: Path) -> No
     assert calls.index("reset-failed ssh") < calls.index("restart ssh")
 
 
-@pytest.mark.parametrize("words", [["--mqtt", "mqtt://u:hush@b.lan"], ["--config", "edge.toml"]])
+@pytest.mark.parametrize(
+    ("words", "url"),
+    [
+        (["--mqtt", "mqtt://u:hush@b.lan"], '"mqtt://b.lan"'),
+        (["--config", "edge.toml"], '"mqtt://u:hush@b.lan"'),
+        (["--config", "edge.toml"], '["mqtt://a.lan", "mqtt://u:hush@b.lan"]'),
+    ],
+)
 def test_password_of_the_broker_comes_into_no_image(
     words: list[str],
+    url: str,
     make_bundle: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("edge.toml").write_text('[mqtt]\nurl = "mqtt://u:hush@b.lan"\n')
+    Path("edge.toml").write_text(f"[mqtt]\nurl = {url}\n")
     bundle = make_bundle(variant={"engine": "onnxruntime"})
     image = [str(bundle), "--profile", "virtual-arm64", "-o", "x.img", "--dry-run"]
     assert _main.main(["flash", *image, *words]) == _main.EXIT_USAGE
