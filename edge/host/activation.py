@@ -14,6 +14,7 @@ from edge.core.cache import default_state
 from edge.core.durable import replacing
 from edge.core.errors import EdgeError, UnavailableError
 from edge.host.catalog import version_key
+from edge.host.residency import NoRoomError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,6 +132,21 @@ class Activation:
     def is_wanted(self, slot: Slot) -> bool:
         """Whether a version may serve without being asked to."""
         return slot.state != "failed" and not self.rejections.reason(slot.digest)
+
+    def start(self, slot: Slot) -> None:
+        """Load an active version if there is room, or the next below it that loads."""
+        try:
+            slot.start(may_evict=False)
+        except NoRoomError as error:
+            log.info("%s %s is loaded when it is used: %s", *slot.key, error)
+        except EdgeError as error:
+            log.error("%s %s: %s", *slot.key, error)
+            below = self.next_below(slot)
+            with self._lock:
+                if below is None or not slot.is_active:  # another was activated meanwhile
+                    return
+                self._catalog.activate(below)
+            self.start(below)
 
     def activate(self, slot: Slot, instead_of: Slot | None = None) -> None:
         """Load a version beside the one that serves, prove it, then let it serve.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edge.host.governor import Governor, Strain
+    from edge.host.health.accuracy import Truth
     from edge.host.health.keeper import HealthKeeper
     from edge.host.metering import CostMeter, CostReport
     from edge.host.status import ModelStatus
@@ -92,6 +93,20 @@ class Oversight:
                 hint='set policy in [power] of edge.toml; "watch" holds nothing back',
             )
         self._governor.configure(power)
+
+    def label(self, name: str, versions: Sequence[str], request_id: str, truth: Truth) -> None:
+        """Say what was right for a request that one of these versions answered.
+
+        Raises:
+            UnsupportedError: Nobody looks after the health of models.
+            EdgeError: See ``HealthKeeper.label``.
+        """
+        if self.health is None:
+            raise UnsupportedError(
+                "nobody looks after the health of models here",
+                hint="give the Runtime health = edge.settings.Health(labels=1000)",
+            )
+        self.health.label(name, versions, request_id, truth)
 
     def _keeper(self, health: Health) -> HealthKeeper:
         from edge.host.health.keeper import HealthKeeper  # as all here, only for who wants it

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from edge.core.errors import EdgeError, NotFoundError, UnavailableError, UnsupportedError
+from edge.core.errors import NotFoundError, UnavailableError
 from edge.host.activation import Activation, Probation
 from edge.host.catalog import Catalog
 from edge.host.choice import Fallback, Wish
 from edge.host.intake import Intake
 from edge.host.oversight import Oversight
-from edge.host.residency import MemoryUse, NoRoomError, Residency, budget_bytes
+from edge.host.residency import MemoryUse, Residency, budget_bytes
 from edge.host.slot import Slot, Terms
 from edge.host.status import ModelStatus
 from edge.settings import ModelSettings
@@ -174,13 +174,8 @@ class Runtime:
             UnsupportedError: Answers are not remembered, or labels mean nothing for the task.
         """
         slot = self._catalog.find(name, version)
-        if self.oversight.health is None:
-            raise UnsupportedError(
-                "nobody looks after the health of models here",
-                hint="give the Runtime health = edge.settings.Health(labels=1000)",
-            )
         others = () if version else [other.version for other in self._catalog.of(name)]
-        self.oversight.health.label(name, [slot.version, *others], request_id, truth)
+        self.oversight.label(name, [slot.version, *others], request_id, truth)
 
     def health(self) -> list[ModelHealth]:
         """Of each version of a model that was loaded; empty if nobody looks."""
@@ -217,7 +212,7 @@ class Runtime:
         """
         slots = [s for s in self._catalog.slots if s.is_active and not s.is_withdrawn]
         for slot in sorted(slots, key=lambda slot: not slot.is_pinned):
-            self._start(slot)
+            self._activation.start(slot)
         for slot in self._catalog.slots:
             if not slot.is_active:
                 slot.rest()
@@ -399,16 +394,3 @@ class Runtime:
                 former, slot = slot, self._catalog.find(name, version)
                 if slot is former:
                     raise
-
-    def _start(self, slot: Slot) -> None:
-        """Load an active version, or the next below it that loads."""
-        try:
-            slot.start(may_evict=False)
-        except NoRoomError as error:
-            log.info("%s %s is loaded when it is used: %s", slot.name, slot.version, error)
-        except EdgeError as error:
-            log.error("%s %s: %s", slot.name, slot.version, error)
-            below = self._activation.next_below(slot)
-            if below is not None:
-                self._catalog.activate(below)
-                self._start(below)

@@ -20,7 +20,7 @@ import edge
 from edge.core.errors import EngineError, InputError, NotFoundError, UnavailableError
 from edge.core.manifest import Variant
 from edge.host import Probation
-from edge.host.activation import MOST_REJECTIONS, Rejection, Rejections
+from edge.host.activation import MOST_REJECTIONS, Activation, Rejection, Rejections
 from edge.host.folders import FolderWatch, bundles_in
 from edge.host.slot import Slot
 
@@ -529,6 +529,25 @@ def test_loading_all_lets_no_other_version_serve_for_one_that_was_unloaded(
         runtime.load_all()
         assert active(runtime) == "2"
         assert runtime.status_of("product").is_withdrawn
+
+
+def test_what_is_activated_while_another_fails_to_load_stays_active(
+    bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles("1")
+    folder = bundles("2").parent
+    bundles("3", expected=ZEROS + 1)
+    with edge.Runtime(folder) as runtime:
+        next_below = Activation.next_below
+
+        def activate_first(self: Activation, slot: Slot) -> Slot | None:
+            below = next_below(self, slot)
+            runtime.activate("product", "1")
+            return below
+
+        monkeypatch.setattr(Activation, "next_below", activate_first)
+        runtime.load_all()
+        assert active(runtime) == "1"
 
 
 def test_what_is_activated_while_it_is_taken_back_serves_in_the_end(

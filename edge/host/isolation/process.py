@@ -148,6 +148,8 @@ class Worker:
 
     def kill(self, verdict: str = "") -> None:
         """End it at once; any thread may call it."""
+        if self.is_reaped:  # of something else, which is to be told
+            return
         self._verdict = self._verdict or verdict
         with contextlib.suppress(OSError):
             self._process.kill()
