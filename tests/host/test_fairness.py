@@ -190,13 +190,18 @@ def test_a_higher_rate_shortens_the_wait_that_has_begun() -> None:
 
 
 def test_the_pacer_ends_with_the_pace() -> None:
-    fair = FairShare()
+    fair, others = FairShare(), set(threading.enumerate())
+
+    def pacers() -> list[threading.Thread]:
+        return [t for t in threading.enumerate() if t not in others if t.name == "edge-pace"]
+
     for _ in range(3):
         fair.limit(batches_per_s=1000.0)
+        assert pacers()
         with fair.turns(1):
             pass
         fair.limit()
-    wait_until(lambda: not any(thread.name == "edge-pace" for thread in threading.enumerate()))
+    wait_until(lambda: not pacers())
     with fair.turns(1):
         pass
 

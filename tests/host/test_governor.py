@@ -136,6 +136,10 @@ class Clients:
                 return
 
 
+def records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [each for each in caplog.records if each.name == "edge.host.governor"]
+
+
 def models(make_bundle: MakeBundle) -> Path:
     make_bundle(name="a")
     return make_bundle(name="b").parent
@@ -192,7 +196,7 @@ def test_throttling_lowers_concurrency_then_the_rate_and_its_end_gives_both_back
         engine.most = 0
         wait_until(lambda: engine.most > 4, "as many at once as before")
         assert not clients.failures
-    lines = [(record.levelname, record.message) for record in caplog.records]
+    lines = [(record.levelname, record.message) for record in records(caplog)]
     assert lines[0][0] == "WARNING"
     assert "at once" in lines[0][1]
     assert "per second" not in lines[0][1]  # which comes after fewer at once
@@ -311,7 +315,7 @@ def test_look_that_fails_is_logged_once_and_the_next_ones_work(
     failing[0] = True
     wait_until(lambda: governor.strain.reading == Reading(), "it to be old")
     governor.close()
-    assert [record.message for record in caplog.records] == [
+    assert [record.message for record in records(caplog)] == [
         "heat and power could not be looked after"
     ] * 2
 
