@@ -226,9 +226,7 @@ class Opener:
         try:
             self._judge(candidate, session.placement)
         except UnavailableError:
-            session.close()
-            if room is not None:
-                room.leave()
+            Opened(candidate, session, "", is_fallback=True, room=room).close()
             raise
         session.placement = self._seen_from_outside(session.placement, candidate)
         return session, room

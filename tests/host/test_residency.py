@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from patience import LONG_S, wait_until
 
 import edge
@@ -524,6 +525,25 @@ def test_an_engine_that_fails_as_it_closes_gives_its_room_back_and_fails_no_requ
         assert runtime.memory.used_bytes == 0
     assert "could not be closed" in caplog.text
     assert "the driver is gone" in caplog.text
+
+
+def test_an_engine_that_fails_as_what_is_not_wanted_is_closed_gives_its_room_back(
+    make_bundle: MakeBundle, cost: Cost, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(session: Session) -> None:
+        raise RuntimeError("the driver is gone")
+
+    def elsewhere(session: Session) -> Session:
+        why = "the engine took the cpu"
+        session.placement = replace(session.placement, is_fallback=True, reason=why)
+        return watch(session)
+
+    watch, watched.at_close = watched.watch, fail
+    monkeypatch.setattr(watched, "watch", elsewhere)
+    with edge.Runtime(make_bundle(), memory=SIZE, fallback="deny") as runtime:
+        with pytest.raises(UnavailableError, match="the engine took the cpu"):
+            runtime.infer("product", {"x": ONES})
+        assert (watched.open, runtime.memory.used_bytes) == (0, 0)
 
 
 def test_closing_waits_for_what_is_just_unloaded(make_bundle: MakeBundle, watched: Watched) -> None:
