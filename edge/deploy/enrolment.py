@@ -148,10 +148,10 @@ def _enroll(host: str, order: Order, say: Callable[[str], None]) -> Enrolment:
         _check_broker_is_named(there, order)
         request = read_request(there.request, there.hostname) if there.request else None
         is_approved = request is None or order.register.claim(request, host)
-        if order.is_dry or request is None:
-            outcome = _planned(host, there, request)
-        elif not is_approved:
+        if request is not None and not is_approved:
             outcome = _pending(host, request)
+        elif order.is_dry or request is None:
+            outcome = _planned(host, there, request)
         else:
             outcome = _vouch(connection, order, there, request, say)
     # Known for certain once ssh has ended.
@@ -222,7 +222,7 @@ def _pending(host: str, request: Request) -> Enrolment:
 def _planned(host: str, there: _Identity, request: Request | None) -> Enrolment:
     notes = _notes(there, there.hostname)
     if request is None:
-        notes += ("it has no key yet, and would make one",)
+        notes += ("it has no key yet, and would make one for you to approve",)
     return Enrolment(
         host,
         "planned",

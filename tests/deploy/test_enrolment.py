@@ -266,6 +266,7 @@ def test_new_name_is_given_to_nobody_before_it_is_approved(
     assert f"--approve {NAME}={outcome['key']}" in outcome["hint"]
     assert own_files(device) == {}
     assert not broker.ca.with_suffix(".issued").exists()
+    assert enroll(device, "--dry-run", approve="")[1]["state"] == "pending"
     public = ["openssl", "pkey", "-in", "/etc/edge/device.key", "-pubout", "-outform", "DER"]
     digest = device.run(f"{' '.join(public)} | openssl dgst -sha256 -binary | base64")
     assert outcome["key"] == f"SHA256:{digest.strip().rstrip('=')}"
