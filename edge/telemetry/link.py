@@ -182,7 +182,7 @@ class Link:
         return 1 + -(-size.bit_length() // 7) + size
 
     def acknowledged(self) -> list[int]:
-        """Numbers of the messages that the broker has taken since the last call.
+        """Numbers of the messages and subscriptions that the broker has taken since the last call.
 
         At QoS 0 no broker says so: those have left this program.
         """
@@ -194,8 +194,9 @@ class Link:
         rejected, self._rejected = self._rejected, []
         return rejected
 
-    def subscribe(self, *patterns: str, qos: int = QOS) -> None:
-        self._client.subscribe([(pattern, qos) for pattern in patterns])
+    def subscribe(self, *patterns: str, qos: int = QOS) -> int | None:
+        """Ask for what comes under ``patterns``; its number comes back as that of a message."""
+        return self._client.subscribe([(pattern, qos) for pattern in patterns])[1]
 
     def disconnect(self) -> None:
         """Say goodbye: the broker drops the will."""
@@ -236,6 +237,7 @@ class Link:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         if self.address.user:
             client.username_pw_set(self.address.user, self.address.password or None)
@@ -267,6 +269,9 @@ class Link:
             self._rejected.append((mid, str(code)))
         else:
             self._acknowledged.append(mid)
+
+    def _on_subscribe(self, _client: Any, _data: Any, mid: int, _codes: Any, _props: Any) -> None:
+        self._acknowledged.append(mid)
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
         with contextlib.suppress(UnicodeDecodeError):

@@ -203,8 +203,9 @@ def wire() -> Iterator[Callable[[Mosquitto], Wire]]:
 class Host:
     """A host application, as far as these tests need one: it listens, commands and has a state."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, proto: Any) -> None:
         self.received: list[tuple[str, bytes, bool]] = []
+        self.proto = proto
         self._outgoing: list[tuple[str, bytes, bool]] = []
         self._link = Link(BrokerAddress("127.0.0.1", port), timeout_s=LONG_S)
         self._link.open()
@@ -224,8 +225,27 @@ class Host:
         wait_until(lambda: any(got[1] == payload for got in self.received), "the state")
 
     def kinds(self) -> list[str]:
-        """NBIRTH, DDATA and so on, in the order of their arrival."""
-        return [topic.split("/")[2] for topic, _, _ in self.received if "/STATE/" not in topic]
+        """NBIRTH, DDATA and so on, in the order of their arrival, but for what is historical."""
+        return [
+            topic.split("/")[2]
+            for topic, payload, _ in list(self.received)
+            if "/STATE/" not in topic and not self._is_history(topic, payload)
+        ]
+
+    def history(self, name: str) -> list[Any]:
+        """What came of a metric that is of the past."""
+        return [
+            metric
+            for topic, payload, _ in list(self.received)
+            if self._is_history(topic, payload)
+            for metric in self.proto.FromString(payload).metrics
+            if metric.name == name
+        ]
+
+    def _is_history(self, topic: str, payload: bytes) -> bool:
+        if topic.split("/")[2] not in ("NDATA", "DDATA"):
+            return False
+        return any(metric.is_historical for metric in self.proto.FromString(payload).metrics)
 
     def close(self) -> None:
         self._is_closing = True
@@ -244,11 +264,11 @@ class Host:
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Callable[[Mosquitto], Host]]:
+def host(proto: Any) -> Iterator[Callable[[Mosquitto], Host]]:
     made: list[Host] = []
 
     def make(broker: Mosquitto) -> Host:
-        made.append(Host(broker.port))
+        made.append(Host(broker.port, proto))
         return made[-1]
 
     yield make

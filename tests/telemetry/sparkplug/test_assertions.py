@@ -20,6 +20,7 @@ from patience import LONG_S
 
 from edge.telemetry.figures import Figure, Figures
 from edge.telemetry.formats._sparkplug.births import Births
+from edge.telemetry.formats._sparkplug.history import History
 from edge.telemetry.formats._sparkplug.node import EdgeNode, Pace
 from edge.telemetry.formats._sparkplug.primary_host import PrimaryHost
 from edge.telemetry.formats._sparkplug.session import Names
@@ -121,10 +122,18 @@ LIST: dict[str, str] = {
         operational-behavior-primary-application-state-with-multiple-servers-state-subs
         operational-behavior-primary-application-state-with-multiple-servers-walk
         operational-behavior-edge-node-birth-sequence-wait""",
+    # These the kit leaves to its monitor, or to nobody: what the specification says of history.
+    "BeyondTheClasses": """
+        operational-behavior-data-publish-nbirth-order
+        operational-behavior-data-publish-dbirth-order
+        operational-behavior-data-publish-nbirth-change
+        operational-behavior-data-publish-dbirth-change
+        operational-behavior-data-publish-nbirth operational-behavior-data-publish-dbirth""",
 }
 
 _MQTT_5 = "its sessions are always of MQTT 3.1.1"
 _ALIAS = "it sends no aliases, which are optional"
+_LATER = "sensors and models come and go: what no birth has named takes another birth first"
 _HOST_SIDE = "it is the host that sends commands"
 LEFT_OUT: dict[str, str] = {
     "principles-persistence-clean-session-50": _MQTT_5,
@@ -132,6 +141,8 @@ LEFT_OUT: dict[str, str] = {
     "payloads-alias-uniqueness": _ALIAS,
     "payloads-alias-data-cmd-requirement": _ALIAS,
     "payloads-name-cmd-requirement": _HOST_SIDE,
+    "operational-behavior-data-publish-nbirth": _LATER,
+    "operational-behavior-data-publish-dbirth": _LATER,
     "payloads-propertyset-quality-value-type": "it sends no quality, which is optional",
     "payloads-propertyset-quality-value-value": "it sends no quality, which is optional",
     **{
@@ -194,6 +205,10 @@ class Said:
         self.payload = proto.FromString(packet.payload) if is_payload else None
 
     @property
+    def is_past(self) -> bool:
+        return self.payload is not None and any(one.is_historical for one in self.payload.metrics)
+
+    @property
     def metrics(self) -> dict[str, Any]:
         assert self.payload is not None
         return {one.name: one for one in self.payload.metrics}
@@ -234,7 +249,7 @@ def record(
     broker = start_mosquitto()
     line, listener = wire(broker), host(broker)
     births = Births(tmp_path_factory.mktemp("state") / "node.bdSeq")
-    node = EdgeNode((line.address,), NAMES, births, pace=QUICK)
+    node = EdgeNode((line.address,), NAMES, births, History(None), pace=QUICK)
     node.start()
 
     def heard(*kinds: str) -> None:
@@ -393,6 +408,8 @@ def test_births_name_all_metrics_with_types_and_values_as_they_are(record: Recor
             "device/cpu_percent",
             "device/power_level",
             "device/memory_bytes",
+            "event/command",
+            "event/gap",
         }
     assert [node["device/cpu_percent"] for node in nodes] == [(10, 1.0), (10, 2.0), (10, 3.0)]
     devices = [said.metrics for said in record.all("DBIRTH")]
@@ -410,7 +427,8 @@ def test_types_are_those_of_the_specification_and_values_are_in_their_field(
 ) -> None:
     for said in record.all("NBIRTH", "DBIRTH"):
         for metric in said.metrics.values():
-            assert metric.HasField(TYPES[metric.datatype]), metric.name
+            is_known = metric.HasField(TYPES[metric.datatype])
+            assert is_known != metric.is_null, metric.name
 
 
 @asserts("payloads-metric-datatype-not-req")
@@ -480,15 +498,22 @@ def test_commands_are_subscribed_to_at_qos_1_before_the_birth(record: Record) ->
 
 @asserts("topics-ndata-payload topics-ddata-payload")
 def test_data_has_what_changed_and_nothing_else(record: Record) -> None:
-    node = [{n: m.double_value for n, m in said.metrics.items()} for said in record.all("NDATA")]
+    node, device = (
+        [
+            {name: one.double_value or one.long_value for name, one in said.metrics.items()}
+            for said in record.all(kind)
+            if not said.is_past
+        ]
+        for kind in ("NDATA", "DDATA")
+    )
     assert node == [{"device/cpu_percent": value} for value in (2.0, 3.0, 4.0)]
-    device = [{n: m.long_value for n, m in said.metrics.items()} for said in record.all("DDATA")]
     assert device == [{"success_count": 2}, {"success_count": 4}]
 
 
 @asserts("operational-behavior-device-ddeath")
 def test_a_model_that_is_gone_dies_and_is_born_when_it_comes_back(record: Record) -> None:
-    kinds = [one.kind for one in record.sessions[0] if one.packet.kind == PUBLISH]
+    said = [one for one in record.sessions[0] if one.packet.kind == PUBLISH and not one.is_past]
+    kinds = [one.kind for one in said]
     assert kinds[2:6] == ["NDATA", "DDATA", "DDEATH", "DBIRTH"]
 
 
@@ -520,6 +545,42 @@ def test_a_goodbye_is_a_death_and_then_disconnect(record: Record) -> None:
     assert last.packet.kind == DISCONNECT
 
 
+@asserts("""
+    operational-behavior-data-publish-nbirth-order
+    operational-behavior-data-publish-dbirth-order""")
+def test_metrics_of_now_are_in_the_order_of_their_times(record: Record) -> None:
+    for said in record.all("NBIRTH", "DBIRTH", "NDATA", "DDATA"):
+        assert said.payload is not None
+        times = [one.timestamp for one in said.payload.metrics if not one.is_historical]
+        assert times == sorted(times)
+
+
+@asserts("""
+    operational-behavior-data-publish-nbirth-change
+    operational-behavior-data-publish-dbirth-change""")
+def test_data_of_now_is_only_what_is_otherwise_than_it_was_told(record: Record) -> None:
+    for session in record.sessions:
+        known: dict[tuple[str, str], Any] = {}
+        for said in session:
+            if said.kind not in ("NBIRTH", "DBIRTH", "NDATA", "DDATA") or said.is_past:
+                continue
+            for name, metric in said.metrics.items():
+                value = (metric.is_null, metric.double_value, metric.long_value)
+                if said.kind.endswith("DATA"):
+                    assert known[said.parts[-1], name] != value
+                known[said.parts[-1], name] = value
+
+
+def test_what_waited_for_a_birth_is_historical_and_comes_after_it(record: Record) -> None:
+    past = [one for one in record.sessions[0] if one.is_past]
+    assert [(one.kind, set(one.metrics)) for one in past] == [
+        ("NDATA", {"device/cpu_percent", "device/power_level", "device/memory_bytes"}),
+        ("DDATA", {"is_fallback", "success_count"}),
+    ]
+    kinds = [one.kind for one in record.sessions[0]]
+    assert kinds.index("DBIRTH") < record.sessions[0].index(past[0])
+
+
 class Waiting:
     """A node that waits for its primary host, over one broker or more."""
 
@@ -531,7 +592,8 @@ class Waiting:
         addresses = [line.address for line in self.lines]
         births = Births(folder / "node.bdSeq")
         pace = msgspec.structs.replace(QUICK, host_wait_s=host_wait_s)
-        self.node = EdgeNode(addresses, NAMES, births, PrimaryHost("Scada"), pace)
+        scada = PrimaryHost("Scada")
+        self.node = EdgeNode(addresses, NAMES, births, History(None), host=scada, pace=pace)
         self.node.tell(_figures(1.0, 1))
 
     def sessions(self, index: int = 0) -> list[list[Any]]:
@@ -539,7 +601,7 @@ class Waiting:
         return [
             noted
             for noted in list(self.lines[index].connections)
-            if len([one for one in noted if one.kind == SUBSCRIBE]) == 3
+            if len([one for one in noted if one.kind == SUBSCRIBE]) >= 3
         ]
 
 
@@ -685,4 +747,5 @@ def test_every_assertion_of_the_list_is_tested_or_left_out_for_a_reason() -> Non
         "ReceiveCommand": 4,
         "PrimaryHost": 8,
         "MultipleBroker": 4,
+        "BeyondTheClasses": 6,
     }

@@ -15,6 +15,7 @@ from edge.telemetry.formats import Outlet, formats
 from edge.telemetry.formats._sparkplug.births import Births
 from edge.telemetry.formats._sparkplug.payload import DataType, decode
 from edge.telemetry.formats._sparkplug.primary_host import PrimaryHost
+from edge.telemetry.formats._sparkplug.recorder import Recorder, State, Told
 from edge.telemetry.formats._sparkplug.session import Message, Names, Session
 from edge.telemetry.reports import Report
 from edge.telemetry.topics import Topics
@@ -35,6 +36,40 @@ def _figures(cpu: float | None = 1.0, **models: int) -> list[Figure]:
     return list(figures)
 
 
+class Node:
+    """A session with what it is told, as over a connection that is there."""
+
+    def __init__(self, birth_number: int = 0) -> None:
+        self.session = Session(NAMES, birth_number)
+        self._recorder = Recorder()
+        self._number = 0
+
+    @property
+    def state(self) -> State:
+        return State(self._recorder.values, self._number)
+
+    def birth(self, figures: list[Figure], now_ms: int = 0) -> list[Message]:
+        self._number += len(self._recorder.look(figures))
+        return self.session.birth(self.state, now_ms)
+
+    def data(self, figures: list[Figure], now_ms: int = 0) -> list[Message]:
+        changes = self._recorder.look(figures)
+        numbered = list(enumerate(changes, self._number + 1))
+        self._number += len(changes)
+        messages = self.session.follow(self.state, now_ms)
+        for number, (device, change) in numbered:
+            told = Told(device, change, number, now_ms, has_waited=False)
+            messages += self.session.data(told, now_ms)
+        return messages
+
+    def note(self, event: str, now_ms: int = 0, **metrics: Any) -> list[Message]:
+        device, change = self._recorder.note(event, metrics, now_ms)
+        self._number += 1
+        messages = self.session.follow(self.state, now_ms)
+        told = Told(device, change, self._number, now_ms, has_waited=False)
+        return messages + self.session.data(told, now_ms)
+
+
 def _said(messages: list[Message]) -> list[tuple[str, dict[str, Any]]]:
     return [
         (
@@ -50,7 +85,7 @@ def _seqs(messages: list[Message]) -> list[int | None]:
 
 
 def test_a_birth_names_all_there_is_with_its_type() -> None:
-    node, device = Session(NAMES, 7).birth(_figures(digits=3), 5)
+    node, device = Node(7).birth(_figures(digits=3), 5)
     assert (node.topic, device.topic) == ("spBv1.0/lab/NBIRTH/one", "spBv1.0/lab/DBIRTH/one/digits")
     assert {one.name: (one.type, one.value) for one in decode(node.payload).metrics} == {
         "bdSeq": (DataType.INT64, 7),
@@ -58,6 +93,8 @@ def test_a_birth_names_all_there_is_with_its_type() -> None:
         "device/temperature_celsius/cpu": (DataType.DOUBLE, 50.0),
         "device/power_level": (DataType.STRING, "free"),
         "device/cpu_percent": (DataType.DOUBLE, 1.0),
+        "event/command": (DataType.STRING, None),
+        "event/gap": (DataType.STRING, None),
     }
     assert {one.name: (one.type, one.value) for one in decode(device.payload).metrics} == {
         "version": (DataType.STRING, "1"),
@@ -67,7 +104,7 @@ def test_a_birth_names_all_there_is_with_its_type() -> None:
 
 
 def test_only_what_has_changed_is_told() -> None:
-    session = Session(NAMES, 0)
+    session = Node()
     session.birth(_figures(digits=3), 5)
     assert session.data(_figures(digits=3), 6) == []
     assert _said(session.data(_figures(2.0, digits=4), 7)) == [
@@ -78,13 +115,13 @@ def test_only_what_has_changed_is_told() -> None:
 
 
 def test_what_is_not_known_any_more_is_null() -> None:
-    session = Session(NAMES, 0)
+    session = Node()
     session.birth(_figures(), 5)
     assert _said(session.data(_figures(None), 6)) == [("NDATA/one", {"device/cpu_percent": None})]
 
 
 def test_a_device_that_comes_is_born_and_one_that_goes_dies() -> None:
-    session = Session(NAMES, 0)
+    session = Node()
     session.birth(_figures(digits=3), 5)
     messages = session.data(_figures(faces=1), 6)
     assert [topic for topic, _ in _said(messages)] == ["DDEATH/one/digits", "DBIRTH/one/faces"]
@@ -93,7 +130,7 @@ def test_a_device_that_comes_is_born_and_one_that_goes_dies() -> None:
 
 
 def test_a_metric_that_no_birth_has_named_takes_another_birth() -> None:
-    session = Session(NAMES, 0)
+    session = Node()
     first = _figures(digits=3)
     session.birth(first, 5)
     figures = Figures()
@@ -108,7 +145,7 @@ def test_a_metric_that_no_birth_has_named_takes_another_birth() -> None:
 
 
 def test_numbers_go_on_over_node_and_devices_and_after_255_comes_0() -> None:
-    session = Session(NAMES, 0)
+    session = Node()
     messages = session.birth(_figures(digits=0), 0)
     for index in range(2, 302):
         messages += session.data(_figures(float(index), digits=index), index)
@@ -116,7 +153,7 @@ def test_numbers_go_on_over_node_and_devices_and_after_255_comes_0() -> None:
 
 
 def test_names_that_no_topic_may_have_are_spelled_otherwise() -> None:
-    topics = [message.topic for message in Session(NAMES, 0).birth(_figures(**{"a/b+c#": 1}), 0)]
+    topics = [message.topic for message in Node().birth(_figures(**{"a/b+c#": 1}), 0)]
     assert topics[1] == "spBv1.0/lab/DBIRTH/one/a_b_c_"
 
 

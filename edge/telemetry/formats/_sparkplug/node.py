@@ -15,14 +15,17 @@ from edge.telemetry.address import BrokerAddress
 from edge.telemetry.backoff import Backoff
 from edge.telemetry.figures import Figure
 from edge.telemetry.formats._sparkplug.births import Births
+from edge.telemetry.formats._sparkplug.history import History
 from edge.telemetry.formats._sparkplug.payload import decode
 from edge.telemetry.formats._sparkplug.primary_host import PrimaryHost
 from edge.telemetry.formats._sparkplug.session import REBIRTH, Message, Names, Session
 from edge.telemetry.link import Link, Received, Waker, Will
+from edge.telemetry.reports import Metrics
 
 log = logging.getLogger(__name__)
 
 _TICK_S = 1.0
+_HISTORY_TICK_S = 0.1  # while what waited goes by its rate
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -37,8 +40,8 @@ class Pace(msgspec.Struct, frozen=True):
 class EdgeNode:
     """One broker at a time, the next one after each loss; births and data at QoS 0.
 
-    Nothing waits for a connection: a birth tells how things are then. MQTT is always 3.1.1, where
-    a goodbye is an NDEATH before DISCONNECT.
+    A birth tells how things are then; what waited for it follows as historical. MQTT is always
+    3.1.1, where a goodbye is an NDEATH before DISCONNECT.
     """
 
     def __init__(
@@ -46,32 +49,36 @@ class EdgeNode:
         brokers: Sequence[BrokerAddress],
         names: Names,
         births: Births,
+        history: History,
+        *,
         host: PrimaryHost | None = None,
         pace: Pace | None = None,
     ) -> None:
         self._brokers = brokers
         self._names = names
         self._births = births
+        self._history = history
         self._host = host
         self._pace = pace or Pace()
         self._is_host_online = host is None
         self._unused: int | None = None
         self._state = ""
-        self._figures: list[Figure] = []
-        self._has_news = False
         self._closing_s: float | None = None
-        self._lock = threading.Lock()
         self._waker = Waker()
         self._thread = threading.Thread(target=self._run, name="edge-sparkplug", daemon=True)
 
     def start(self) -> None:
+        self._history.start()
         self._thread.start()
 
     def tell(self, figures: Sequence[Figure]) -> None:
         """How all things are now."""
-        with self._lock:
-            self._figures = list(figures)
-            self._has_news = True
+        self._history.look(figures)
+        self._waker.wake()
+
+    def note(self, event: str, metrics: Metrics) -> None:
+        """Something happened."""
+        self._history.note(event, metrics)
         self._waker.wake()
 
     def close(self, timeout_s: float) -> None:
@@ -81,12 +88,13 @@ class EdgeNode:
         self._thread.join(timeout_s + _TICK_S)
         if not self._thread.is_alive():
             self._waker.close()
+        self._history.close()
 
     def _run(self) -> None:
         backoff = Backoff(self._pace.first_wait_s, self._pace.longest_wait_s)
         tries = 0
         while self._closing_s is None:
-            if not self._figures:
+            if not self._history.state.values:
                 self._waker.wait(_TICK_S)
                 continue
             broker = self._brokers[tries % len(self._brokers)]
@@ -120,6 +128,7 @@ class EdgeNode:
         except Exception as error:
             log.exception("Sparkplug failed, and will connect again")
             link.abort(f"{type(error).__name__}: {error}")
+        self._history.end()
         return link.reason
 
     def _talk(self, link: Link, session: Session, broker: str) -> None:
@@ -138,7 +147,7 @@ class EdgeNode:
                     self._speak(link, session)
                 elif len(self._brokers) > 1 and time.monotonic() >= deadline_s:
                     return self._leave(link, session, "the primary host is not there")
-            link.step(_TICK_S)
+            link.step(_HISTORY_TICK_S if self._history.has_more else _TICK_S)
 
     def _subscribe(self, link: Link) -> None:
         self._is_host_online = self._host is None
@@ -158,7 +167,7 @@ class EdgeNode:
                 if said is False and (session.is_born or len(self._brokers) > 1):
                     return "the primary host is offline"
             elif session.is_born and self._asks_for_rebirth(received):
-                self._send(link, session.birth(self._newest(), clock.now_ms()))
+                self._send(link, session.birth(self._history.state, clock.now_ms()))
         return ""
 
     def _asks_for_rebirth(self, received: Received) -> bool:
@@ -174,10 +183,15 @@ class EdgeNode:
 
     def _speak(self, link: Link, session: Session) -> None:
         if not session.is_born:
-            self._send(link, session.birth(self._newest(), clock.now_ms()))
+            self._history.begin()
+            self._send(link, session.birth(self._history.state, clock.now_ms()))
             self._note(f"a Sparkplug session with {link.address}", is_good=True)
-        elif self._has_news:
-            self._send(link, session.data(self._newest(), clock.now_ms()))
+        self._send(link, session.follow(self._history.state, clock.now_ms()))
+        while link.is_open and (told := self._history.take()) is not None:
+            now_ms = clock.now_ms()
+            self._send(link, session.follow(self._history.state, now_ms))  # it may be of a new one
+            self._send(link, session.data(told, now_ms))
+        self._history.prove(link, self._names.of("NCMD"))
 
     def _leave(self, link: Link, session: Session, reason: str) -> None:
         """A death of our own before DISCONNECT, as the broker then drops the will."""
@@ -188,11 +202,6 @@ class EdgeNode:
             link.disconnect()
         else:
             link.abort(reason)
-
-    def _newest(self) -> list[Figure]:
-        with self._lock:
-            self._has_news = False
-            return self._figures
 
     def _send(self, link: Link, messages: Sequence[Message]) -> None:
         for message in messages:

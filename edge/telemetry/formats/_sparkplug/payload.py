@@ -25,7 +25,7 @@ _64_BITS = (1 << 64) - 1
 # Payload
 _TIMESTAMP, _METRICS, _SEQ = 1, 2, 3
 # Metric
-_NAME, _METRIC_TIMESTAMP, _TYPE, _IS_NULL, _PROPERTIES = 1, 3, 4, 7, 9
+_NAME, _METRIC_TIMESTAMP, _TYPE, _IS_HISTORICAL, _IS_NULL, _PROPERTIES = 1, 3, 4, 5, 7, 9
 _INT, _LONG, _FLOAT, _DOUBLE, _BOOLEAN, _STRING = 10, 11, 12, 13, 14, 15
 # PropertySet and PropertyValue
 _KEYS, _VALUES = 1, 2
@@ -44,13 +44,17 @@ class DataType(IntEnum):
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """A value by its name. ``type`` is None in what was received without one."""
+    """A value by its name. ``type`` is None in what was received without one.
+
+    One that is historical is of the past: hosts keep it, and take it for nothing that is now.
+    """
 
     name: str
     type: DataType | None
     value: Value | None
     timestamp_ms: int | None = None
     unit: str = ""
+    is_historical: bool = False
 
 
 class Payload(msgspec.Struct, frozen=True):
@@ -94,6 +98,8 @@ def _metric(metric: Metric, *, is_birth: bool) -> bytes:
         encoded += _integer(_METRIC_TIMESTAMP, metric.timestamp_ms)
     if is_birth and metric.type is not None:
         encoded += _integer(_TYPE, metric.type)
+    if metric.is_historical:
+        encoded += _integer(_IS_HISTORICAL, 1)
     if metric.value is None:
         encoded += _integer(_IS_NULL, 1)
     if is_birth and metric.unit:

@@ -5,30 +5,24 @@ The node is the device, with all figures that are not of a model; each model is 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import msgspec
 
-from edge.telemetry.figures import Figure
-from edge.telemetry.formats._sparkplug.payload import DataType, Metric, Payload, encode
+from edge.telemetry.formats._sparkplug.payload import DataType, Metric, Payload, Value, encode
+from edge.telemetry.formats._sparkplug.recorder import EVENT, NODE, State, Told, Values
 
 NAMESPACE = "spBv1.0"
 NUMBERS = 256  # of seq and of bdSeq: after 255 comes 0
 REBIRTH = "Node Control/Rebirth"
 BIRTH_NUMBER = "bdSeq"
-_NODE = ""
-_FORBIDDEN = re.compile(r"[+#/\0]")
-_TYPES = {
-    "number": DataType.DOUBLE,
-    "integer": DataType.INT64,
-    "truth": DataType.BOOLEAN,
-    "text": DataType.STRING,
-    "time": DataType.DATETIME,
+_KINDS: dict[DataType | None, tuple[type, ...]] = {
+    DataType.BOOLEAN: (bool,),
+    DataType.INT64: (int,),
+    DataType.DATETIME: (int,),
+    DataType.DOUBLE: (int, float),
+    DataType.STRING: (str,),
 }
-
-Values = dict[str, Metric]
-"""By name, without a timestamp."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -44,7 +38,7 @@ class Names(msgspec.Struct, frozen=True):
     group: str
     node: str
 
-    def of(self, kind: str, device: str = _NODE) -> str:
+    def of(self, kind: str, device: str = NODE) -> str:
         path = f"{NAMESPACE}/{self.group}/{kind}/{self.node}"
         return f"{path}/{device}" if device else path
 
@@ -52,85 +46,101 @@ class Names(msgspec.Struct, frozen=True):
 class Session:
     """One session with a broker: from CONNECT, which has ``birth_number`` in its will, to its end.
 
-    What is told is remembered, so that only what changes is told again.
+    What births have named is remembered: nothing else may be told.
     """
 
     def __init__(self, names: Names, birth_number: int) -> None:
         self._names = names
         self._number = Metric(BIRTH_NUMBER, DataType.INT64, birth_number)
         self._seq = 0
-        self._told: dict[str, Values] = {}
+        self._named: dict[str, Values] = {}
+        self._covered: dict[str, int] = {}
+        self._followed: State | None = None
 
     @property
     def is_born(self) -> bool:
-        return bool(self._told)
+        return bool(self._named)
 
     def death(self) -> Message:
         """The same as a will and as a goodbye: nothing that is not known at CONNECT."""
         payload = Payload((self._number,), None, None)
         return Message(self._names.of("NDEATH"), encode(payload, is_birth=True))
 
-    def birth(self, figures: Iterable[Figure], now_ms: int) -> list[Message]:
+    def birth(self, state: State, now_ms: int) -> list[Message]:
         """All there is, of the node first and then of each device; also when born before."""
-        self._told = {}
+        self._named = {}
+        self._followed = state
         self._seq = 0
-        values = _by_device(figures)
-        node = {
-            self._number.name: self._number,
-            REBIRTH: Metric(REBIRTH, DataType.BOOLEAN, False),
-            **values.pop(_NODE, {}),
-        }
-        messages = [self._birth_of(_NODE, node, now_ms)]
-        return messages + [self._birth_of(name, of, now_ms) for name, of in values.items()]
+        rebirth = Metric(REBIRTH, DataType.BOOLEAN, False)
+        node = {BIRTH_NUMBER: self._number, REBIRTH: rebirth, **state.values.get(NODE, {})}
+        messages = [self._birth_of(NODE, node, state.number, now_ms)]
+        return messages + [
+            self._birth_of(name, values, state.number, now_ms)
+            for name, values in state.values.items()
+            if name != NODE
+        ]
 
-    def data(self, figures: Iterable[Figure], now_ms: int) -> list[Message]:
-        """What has changed since it was told; what a birth did not name takes another birth."""
-        figures = list(figures)
-        now = _by_device(figures)
-        if not _fits(now.get(_NODE, {}), self._told[_NODE]):
-            return self.birth(figures, now_ms)
+    def follow(self, state: State, now_ms: int) -> list[Message]:
+        """Births of what came or has more to tell than its birth has named, deaths of what went."""
+        if state is self._followed:
+            return []
+        self._followed = state
+        if not _fits(state.values.get(NODE, {}), self._named[NODE]):
+            return self.birth(state, now_ms)
         messages = []
-        for name in [name for name in self._told if name and name not in now]:
-            del self._told[name]
+        for name in [name for name in self._named if name != NODE and name not in state.values]:
+            del self._named[name]
             messages.append(self._message("DEATH", name, (), now_ms))
-        for name, values in now.items():
-            told = self._told.get(name)
-            if told is None or not _fits(values, told):
-                messages.append(self._birth_of(name, values, now_ms))
-            elif changed := {key: one for key, one in values.items() if told[key] != one}:
-                told |= changed
-                messages.append(self._message("DATA", name, changed.values(), now_ms))
+        for name, values in state.values.items():
+            if not _fits(values, self._named.get(name)):
+                messages.append(self._birth_of(name, values, state.number, now_ms))
         return messages
 
-    def _birth_of(self, name: str, values: Values, now_ms: int) -> Message:
-        self._told[name] = dict(values)
-        return self._message("BIRTH", name, values.values(), now_ms)
+    def data(self, told: Told, now_ms: int) -> list[Message]:
+        """A change, as far as births have named it; of the past where a birth came after it."""
+        named = self._named.get(told.device, {})
+        is_covered = not told.has_waited and told.number <= self._covered.get(told.device, 0)
+        metrics = [
+            msgspec.structs.replace(
+                named[name],
+                value=value,
+                timestamp_ms=told.at_ms,
+                is_historical=told.has_waited or is_covered,
+            )
+            for name, value in told.change.items()
+            if name in named and _is_of(named[name].type, value)
+            # What a birth has told already; of events it knows the last of each kind only.
+            if not (is_covered and named[name].value == value and not name.startswith(EVENT))
+        ]
+        return [self._message("DATA", told.device, metrics, now_ms)] if metrics else []
+
+    def _birth_of(self, name: str, values: Values, number: int, now_ms: int) -> Message:
+        self._named[name], self._covered[name] = dict(values), number
+        dated = [
+            msgspec.structs.replace(one, timestamp_ms=one.timestamp_ms or now_ms)
+            for one in values.values()
+        ]
+        dated.sort(key=lambda one: one.timestamp_ms or 0)
+        return self._message("BIRTH", name, dated, now_ms)
 
     def _message(self, kind: str, name: str, metrics: Iterable[Metric], now_ms: int) -> Message:
-        dated = tuple(msgspec.structs.replace(one, timestamp_ms=now_ms) for one in metrics)
-        payload = Payload(dated, now_ms, self._seq)
+        payload = Payload(tuple(metrics), now_ms, self._seq)
         self._seq = (self._seq + 1) % NUMBERS
         topic = self._names.of(f"{'D' if name else 'N'}{kind}", name)
         return Message(topic, encode(payload, is_birth=kind == "BIRTH"))
 
 
-def device_name(model: str) -> str:
-    """A model's name without what can't be part of a topic."""
-    return _FORBIDDEN.sub("_", model)
-
-
-def _by_device(figures: Iterable[Figure]) -> dict[str, Values]:
-    found: dict[str, Values] = {}
-    for figure in figures:
-        quantity = figure.quantity
-        metric = Metric(figure.name, _TYPES[quantity.kind], figure.value, unit=quantity.unit)
-        found.setdefault(device_name(figure.model), {})[figure.name] = metric
-    return found
-
-
-def _fits(values: Values, told: Values) -> bool:
+def _fits(values: Values, named: Values | None) -> bool:
     """Whether the birth has named all of them, with these types and units."""
-    return all(
-        name in told and (told[name].type, told[name].unit) == (one.type, one.unit)
+    return named is not None and all(
+        name in named and (named[name].type, named[name].unit) == (one.type, one.unit)
         for name, one in values.items()
+    )
+
+
+def _is_of(kind: DataType | None, value: Value | None) -> bool:
+    """Whether a value, which may be of another version of this program, is of that type."""
+    is_bool = isinstance(value, bool)
+    return value is None or (
+        isinstance(value, _KINDS.get(kind, ())) and is_bool == (kind == DataType.BOOLEAN)
     )
