@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
         boot = f"  boot it with: edge virtual {flashed.image}" if not flashed.bsp else ""
         _output.say(f"[green]✓[/] {flashed.image}{boot}")
     elif flashed.is_done and flashed.calls:
-        _output.say(f"[green]✓[/] {flashed.files} files laid, and NVIDIA's tool ended well")
+        laid = f"{flashed.files} files laid, and " if flashed.files else ""
+        _output.say(f"[green]✓[/] {laid}NVIDIA's tool ended well")
     return _main.EXIT_DONE
 
 
@@ -131,7 +133,8 @@ def _jetson(args: argparse.Namespace, profile: DeviceProfile) -> Flashed:
     if not args.accept_license:
         raise InputError(
             "what is flashed is NVIDIA's software, under NVIDIA's licence",
-            hint="read it in the BSP (nv_tegra/LICENSE) and add --accept-license",
+            hint="read it in the BSP (nv_tegra/LICENSE, or Tegra_Software_License_Agreement-*.txt) "
+            "and add --accept-license",
         )
     _carry_out(args, profile, bsp, plan)
     return flashed
@@ -154,19 +157,22 @@ def _call(args: argparse.Namespace, bsp: Bsp, profile: DeviceProfile) -> Call:
         attached.require_unused(disk)
         return vendor.write_disk(bsp, flash, storage, disk, module)
     if args.image:
-        return vendor.make_image(bsp, flash, storage, str(args.image.resolve()))
+        return vendor.make_image(bsp, flash, storage, str(args.image.resolve()), module)
     return vendor.flash_board(bsp, flash, storage)
 
 
 def _carry_out(args: argparse.Namespace, profile: DeviceProfile, bsp: Bsp, plan: Plan) -> None:
-    from edge.deploy.flash import attached, jetson
+    from edge.deploy.flash import attached, jetson, vendor
 
     if not (args.image or args.direct or (args.massflash and not args.flash_only)):
         doubts = attached.doubts(profile.flash, attached.boards_on_usb())
         if doubts:
             _output.err().print(doubts, style="yellow")
-    with bars() as progress:
-        jetson.carry_out(bsp, plan, progress or _tell_stage)
+    with ExitStack() as stack:
+        if vendor.LOOP in plan.calls[-1].arguments:
+            disk = stack.enter_context(attached.as_drive(args.image, vendor.IMAGE_BYTES))
+            plan = msgspec.structs.replace(plan, calls=tuple(one.on(disk) for one in plan.calls))
+        jetson.carry_out(bsp, plan, stack.enter_context(bars()) or _tell_stage)
     if args.massflash and not args.flash_only:
         _output.say(
             f"ready: put up to {args.massflash} boards into recovery mode, then the same command "

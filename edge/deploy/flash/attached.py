@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from edge.core.errors import InputError
+from edge.core.errors import InputError, UnavailableError
 from edge.core.profile import Flash
 
 _NVIDIA = "0955"
@@ -55,3 +57,38 @@ def require_unused(disk: str, root: Path = Path("/")) -> None:
             f"/dev/{disk} is in use ({', '.join(sorted(set(used)))})",
             hint="all on it would be lost: lsblk shows what it is; unmount it if it is the one",
         )
+
+
+@contextmanager
+def as_drive(image: Path, size_bytes: int) -> Iterator[str]:
+    """A new file as a drive of this machine, by its name, as ``loop0``.
+
+    Raises:
+        UnavailableError: There can be none, as without root.
+    """
+    partial = image.with_name(f".{image.name}.partial")
+    try:
+        with open(partial, "wb") as stream:
+            stream.truncate(size_bytes)  # it takes no more of the disk than is written to it
+        disk = _losetup("--find", "--show", "--partscan", str(partial))
+        try:
+            yield disk.rpartition("/")[2]
+        finally:
+            _losetup("--detach", disk)
+        partial.replace(image)
+    except OSError as error:
+        raise UnavailableError(f"can not write {image}: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _losetup(*words: str) -> str:
+    try:
+        done = subprocess.run(["losetup", *words], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", "") or error
+        raise UnavailableError(
+            f"a file can not be a drive here: {str(said).strip()}",
+            hint="the same command with sudo; modprobe loop",
+        ) from error
+    return done.stdout.strip()

@@ -62,8 +62,16 @@ def plan(bsp: Bsp, placed: Sequence[Placed], personal: Personal, calls: Iterable
 
     NVIDIA's first boot waits for somebody to answer its questions, unless its script has made a
     user. Its password is random, shown to nobody, and gone from the root folder right after.
+
+    Raises:
+        InputError: Nobody would answer, or the BSP lacks the script.
     """
     user: tuple[Call, ...] = ()
+    if not personal.user and _asks(bsp):
+        raise InputError(
+            "at its first boot a board would ask for a user, on a screen, before anything serves",
+            hint="name one who may log in by key: --user admin --ssh-key ~/.ssh/id_ed25519.pub",
+        )
     if personal.user and not _is_made(bsp, personal.user):
         if not bsp.has(_CREATE_USER):
             raise InputError(f"{bsp.path} has no {_CREATE_USER}", hint="unpack the BSP again")
@@ -149,8 +157,12 @@ def _take_password(bsp: Bsp, user: str) -> None:
         accounts.write_text(text)
 
 
+def _asks(bsp: Bsp) -> bool:
+    start = bsp.rootfs / "etc/systemd/system/default.target"
+    return start.is_symlink() and _WIZARD.search(str(start.readlink())) is not None
+
+
 def _is_made(bsp: Bsp, user: str) -> bool:
     """Whether NVIDIA's script came to its end: apply_binaries.sh asks for the wizard once more."""
-    accounts, start = bsp.rootfs / "etc/passwd", bsp.rootfs / "etc/systemd/system/default.target"
-    asks = start.is_symlink() and _WIZARD.search(str(start.readlink()))
-    return not asks and accounts.is_file() and f"\n{user}:" in f"\n{accounts.read_text()}"
+    accounts = bsp.rootfs / "etc/passwd"
+    return not _asks(bsp) and accounts.is_file() and f"\n{user}:" in f"\n{accounts.read_text()}"

@@ -13,6 +13,7 @@ import msgspec
 
 from edge.core.errors import InputError
 from edge.core.profile import Flash
+from edge.core.versions import meets
 from edge.deploy.flash.bsp import Bsp
 
 DEVICES = {"nvme": "nvme0n1p1", "sd": "mmcblk0p1", "usb": "sda1"}
@@ -24,6 +25,12 @@ _EXTERNAL_LAYOUT = f"{_KERNEL_FLASH}/flash_l4t_t234_nvme.xml"
 _QSPI_LAYOUT = "bootloader/generic/cfg/flash_t234_qspi.xml"
 _IMAGE_CREATOR = "tools/jetson-disk-image-creator.sh"
 _IMAGE_DEVICES = {"sd": "SD", "usb": "USB"}
+LOOP = "loopN"
+"""Stands for the loop device that an image is behind."""
+IMAGE_BYTES = 64 * 10**9
+"""Of a drive that NVIDIA's layouts are for; the system grows into a larger one."""
+_LOOPS_SINCE = "39.2"
+"""The release since which l4t_flash_from_kernel.sh knows how a loop device names its partitions."""
 _NEW_TOOLS = 38
 """The release since which the .conf of a board without storage of its own names the layouts.
 
@@ -59,6 +66,11 @@ class Call(msgspec.Struct, frozen=True):
     arguments: tuple[str, ...]
     environment: dict[str, str] = {}
     secret: str = ""
+
+    def on(self, disk: str) -> Call:
+        """The same with a drive in place of ``LOOP``."""
+        arguments = tuple(disk if one == LOOP else one for one in self.arguments)
+        return msgspec.structs.replace(self, arguments=arguments)
 
     def __str__(self) -> str:
         settings = [f"{name}={value}" for name, value in self.environment.items()]
@@ -111,14 +123,20 @@ def run_massflash(bsp: Bsp, flash: Flash, count: int) -> Call:
     return Call((*_initrd_flash(bsp), *options, flash.board))
 
 
-def make_image(bsp: Bsp, flash: Flash, storage: str, image: str) -> Call:
-    """Make a file that is written to a card or stick by any machine, as with ``dd``."""
+def make_image(bsp: Bsp, flash: Flash, storage: str, image: str, module: str) -> Call:
+    """Make a file that is written to a card, stick or drive by any machine, as with ``dd``.
+
+    For NVMe it is a call for ``LOOP``: the file is to be a drive of this machine meanwhile.
+    """
     _require_storage(flash, storage)
+    if storage == "nvme" and meets(bsp.version, f">={_LOOPS_SINCE}"):
+        return write_disk(bsp, flash, storage, LOOP, module)
     device = _IMAGE_DEVICES.get(storage)
     if device is None:
         raise InputError(
-            f"NVIDIA's tools make no image for {storage}",
-            hint="for an NVMe drive in this machine: --direct /dev/sdX",
+            f"the tools of L4T {bsp.version} make no image for {storage}",
+            hint=f"--direct sdX writes a drive that is attached here; for NVMe, L4T {_LOOPS_SINCE} "
+            "makes images",
         )
     _require(bsp, _IMAGE_CREATOR)
     return Call((f"./{_IMAGE_CREATOR}", "-o", image, "-b", flash.board, "-d", device))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from edge.core.errors import InputError
+from edge.core.errors import InputError, UnavailableError
 from edge.core.profile import load_profile
 from edge.deploy.flash import attached
 
@@ -66,3 +67,40 @@ def test_drive_that_this_machine_uses_is_not_written(machine: Path, disk: str, p
 def test_what_is_no_drive_is_not_written(machine: Path, disk: str) -> None:
     with pytest.raises(InputError, match="is no disk of this machine"):
         attached.require_unused(disk, machine)
+
+
+@pytest.fixture
+def losetup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One that only tells how it was called, and fails where there is a file ``fail``."""
+    program = tmp_path / "bin/losetup"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!/bin/sh\n[ ! -f {tmp_path}/fail ] || {{ echo no >&2; exit 1; }}\n"
+        f'echo "$@" >> {tmp_path}/calls\n[ "$1" != --find ] || echo /dev/loop7\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_image_is_there_once_it_is_whole(losetup: Path) -> None:
+    image = losetup / "x.img"
+    with attached.as_drive(image, 10**12) as disk:
+        assert disk == "loop7"
+        assert not image.exists()
+    assert image.stat().st_size == 10**12
+    assert image.stat().st_blocks == 0, "it takes no disk"
+    assert (losetup / "calls").read_text().splitlines()[1] == "--detach /dev/loop7"
+
+
+def test_image_that_failed_leaves_nothing(losetup: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), attached.as_drive(losetup / "x.img", 10):
+        raise KeyboardInterrupt
+    assert "--detach /dev/loop7" in (losetup / "calls").read_text()
+    (losetup / "fail").touch()
+    with (
+        pytest.raises(UnavailableError, match="can not be a drive here: no"),
+        attached.as_drive(losetup / "x.img", 10),
+    ):
+        pass
+    assert not [path for path in losetup.iterdir() if "x.img" in path.name]

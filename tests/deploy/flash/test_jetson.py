@@ -95,6 +95,15 @@ def test_wizard_that_is_back_is_taken_away_again(make_bsp: MakeBsp) -> None:
     assert not start.is_symlink()
 
 
+def test_board_that_would_ask_on_a_screen_is_refused(make_bsp: MakeBsp) -> None:
+    bsp = Bsp(make_bsp())
+    with pytest.raises(InputError, match="would ask for a user") as caught:
+        jetson.plan(bsp, [LAID], Personal(), [])
+    assert "--user" in caught.value.hint
+    (bsp.rootfs / "etc/systemd/system/default.target").unlink()
+    assert jetson.plan(bsp, [LAID], Personal(), []).calls == ()
+
+
 def test_user_that_was_half_made_is_made_whole(make_bsp: MakeBsp) -> None:
     bsp = Bsp(make_bsp())
     before = _tree(bsp.rootfs)

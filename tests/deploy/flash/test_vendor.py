@@ -109,12 +109,19 @@ def test_module_that_is_not_known_is_named_as_it_is(make_bsp: MakeBsp) -> None:
 
 def test_images_are_for_cards_and_sticks(make_bsp: MakeBsp) -> None:
     bsp, flash = Bsp(make_bsp()), load_profile("jetson-orin-nano-8gb").flash
-    assert str(vendor.make_image(bsp, flash, "sd", "/x.img")) == (
+    assert str(vendor.make_image(bsp, flash, "sd", "/x.img", flash.module)) == (
         "./tools/jetson-disk-image-creator.sh -o /x.img -b jetson-orin-nano-devkit -d SD"
     )
-    with pytest.raises(InputError, match="no image for nvme") as caught:
-        vendor.make_image(bsp, flash, "nvme", "/x.img")
+    with pytest.raises(InputError, match=r"L4T 36\.4\.4 make no image for nvme") as caught:
+        vendor.make_image(bsp, flash, "nvme", "/x.img", flash.module)
     assert "--direct" in caught.value.hint
+
+
+def test_image_for_nvme_is_a_drive_while_it_is_written(make_bsp: MakeBsp) -> None:
+    flash = load_profile("jetson-orin-nano-8gb-jp7").flash
+    call = vendor.make_image(Bsp(make_bsp("39.2.1")), flash, "nvme", "/x.img", flash.module)
+    assert call.on("loop7").arguments[1:3] == ("--direct", "loop7")
+    assert call.on("loop7").arguments[-2:] == ("jetson-orin-nano-devkit", "external")
 
 
 def test_drive_in_this_machine_is_written_for_a_board(make_bsp: MakeBsp) -> None:
