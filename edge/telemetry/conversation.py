@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from edge.telemetry.backlog import Backlog, Message
 from edge.telemetry.link import Link
@@ -34,10 +35,10 @@ class Conversation:
         self._has_said_goodbye = False
         self._told: set[str] = set()
 
-    def begin(self, will_seq: int) -> None:
-        """The broker has accepted us."""
+    def begin(self, status: dict[str, Any]) -> None:
+        """The broker has accepted us: ``status`` is told first."""
         self._backlog.begin()
-        self._retained.set(self._topics.status, {"state": "online", "will_seq": will_seq})
+        self._retained.set(self._topics.status, status)
         self._retained.begin(self._topics.status)
 
     def hand_over(self, window: int) -> None:

@@ -16,12 +16,14 @@ from edge.telemetry.backlog import Backlog
 from edge.telemetry.backoff import Backoff
 from edge.telemetry.clock_floor import ClockFloor
 from edge.telemetry.conversation import Conversation
-from edge.telemetry.envelope import Envelope, Sealer, encode
+from edge.telemetry.envelope import Envelope, Sealer
 from edge.telemetry.link import CONNECT_TIMEOUT_S, Link, Received, Version, Waker, Will
 from edge.telemetry.outbox import Bounds, Status
+from edge.telemetry.presence import Presence
 from edge.telemetry.retained import Retained, Value
 from edge.telemetry.rotation import Rotation
 from edge.telemetry.scout import Scout
+from edge.telemetry.standing import Standing
 from edge.telemetry.suspect import Suspect
 from edge.telemetry.topics import Topics, matches
 
@@ -84,13 +86,13 @@ class Sender:
     def __init__(
         self, brokers: BrokerAddress | Sequence[BrokerAddress], topics: Topics, delivery: Delivery
     ) -> None:
-        self.state = "connecting"
-        self.reason = ""
         self._sealer = Sealer()
         self.backlog = Backlog(self._seal_gap, delivery.folder, delivery.bounds)
         brokers = (brokers,) if isinstance(brokers, BrokerAddress) else tuple(brokers)
         backoff = Backoff(delivery.first_wait_s, delivery.longest_wait_s)
         self._rotation = Rotation(brokers, backoff)
+        self._standing = Standing(self._rotation)
+        self._presence = Presence(topics.status, self._sealer)
         self._topics = topics
         self._delivery = delivery
         self._handlers: dict[str, Handler] = {}
@@ -100,14 +102,11 @@ class Sender:
         self._conversation: Conversation | None = None
         self._connection_count = 0
         self._heard_by: BrokerAddress | None = None
-        self._will: Envelope | None = None
-        self._will_seq = 0
         self._floor = ClockFloor(delivery.clock)
         self._moving_to: int | None = None
         self._closing_s: float | None = None
         self._closing = threading.Event()
         self._hold_history_s = 0.0
-        self._noted = ("connecting", "")
         self._sealing = threading.Lock()
         self._waker = Waker()
         self._scout = Scout(self._new_link, delivery.look_back_s, self._waker.wake)
@@ -116,6 +115,15 @@ class Sender:
     def start(self) -> None:
         self.backlog.start()
         self._thread.start()
+
+    @property
+    def state(self) -> str:
+        """As in `SenderStatus`."""
+        return self._standing.state
+
+    @property
+    def reason(self) -> str:
+        return self._standing.reason
 
     def status(self) -> SenderStatus:
         conversation = self._conversation
@@ -185,30 +193,29 @@ class Sender:
         while self._closing_s is None:
             address = self._rotation.current
             objection = self._floor.objection() if address.tls else ""
-            link = self._new_link(address, self._new_will())
+            link = self._new_link(address, self._presence.will())
             if objection:
                 link.abort(objection)
             else:
                 self._serve(link)
             if self._closing_s is None:
                 self._look_further(link, is_soon=bool(objection))
-        self.state = "closed"
+        self._standing.state = "closed"
 
     def _look_further(self, link: Link, *, is_soon: bool) -> None:
         """What to do after the end of a connection: another broker, or a wait."""
         if self._moving_to is not None:
             self._rotation.move_to(self._moving_to)
             self._moving_to = None
-            self.state = "connecting"
+            self._standing.state = "connecting"
             return
         held_s = 0.0 if link.connected_at_s is None else time.monotonic() - link.connected_at_s
         wait_s = self._rotation.ended(link.reason, held_s)
         if wait_s:
-            state = "refused" if link.state == "refused" else "unreachable"
-            self._note(state, self._rotation.why())
+            self._standing.failed(is_refused=link.state == "refused")
             self._closing.wait(min(wait_s, _CLOCK_WAIT_S) if is_soon else wait_s)
         elif self.state == "connected":
-            self.state = "connecting"
+            self._standing.state = "connecting"
 
     def _new_link(self, address: BrokerAddress, will: Will | None = None) -> Link:
         return Link(
@@ -258,12 +265,10 @@ class Sender:
             self._heard_by = link.address
             self._retained.forgive()
             self._suspect.forget()
-        if self._will is not None:
-            self._will_seq, self._will = self._will.seq, None
         self._connection_count += 1
-        self._note("connected", "")
+        self._standing.connected()
         self._scout.begin()
-        conversation.begin(self._will_seq)
+        conversation.begin(self._presence.online())
         if self._handlers:
             link.subscribe(*self._handlers)
 
@@ -295,16 +300,6 @@ class Sender:
             return False
         return conversation.leave("closed")
 
-    def _new_will(self) -> Will:
-        """A will for the next connection, with a number of its own.
-
-        The number is used up though the will may never be sent: the online status names it, so
-        that a reader who counts misses nothing. A connection that failed left its will unused.
-        """
-        if self._will is None:
-            self._will = self._sealer.seal({"state": "offline", "reason": "connection lost"})
-        return Will(self._topics.status, encode(self._will))
-
     def _seal_gap(self, metrics: dict[str, Any]) -> tuple[str, Envelope]:
         return self._topics.gap, self._sealer.seal(metrics)
 
@@ -313,22 +308,3 @@ class Sender:
         if self._closing_s is None:
             return tick_s
         return min(tick_s, max(0.0, self._closing_s - time.monotonic()))
-
-    def _note(self, state: str, reason: str) -> None:
-        """Log a change of state or broker, not each try."""
-        broker = str(self._rotation.current) if state == "connected" else ""
-        before, self._noted = self._noted, (state, broker)
-        self.state, self.reason = state, reason
-        if before == self._noted:
-            return
-        if state != "connected":
-            who = ", ".join(map(str, self._rotation.brokers))
-            does = "refuses us" if state == "refused" else f"is {state}"
-            log.warning("no telemetry: broker %s %s: %s", who, does, reason)
-        elif self._rotation.place:
-            why = self._rotation.why(self._rotation.place)
-            log.warning("telemetry goes to %s, as another is not there: %s", broker, why)
-        elif before[0] == "connecting":
-            log.info("telemetry goes to %s", broker)
-        else:
-            log.warning("telemetry goes to %s again", broker)
