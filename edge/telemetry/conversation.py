@@ -80,8 +80,9 @@ class Conversation:
 
     def end(self) -> None:
         """What was not answered waits again, but for a message at which the broker hangs up."""
-        if self._link.has_been_cut and self._has_been_heard:
-            message = self._suspect.cut(list(self.in_flight.values()))
+        if self._link.has_been_cut:
+            in_flight = list(self.in_flight.values())
+            message = self._suspect.cut(in_flight, has_taken=self._has_been_heard)
             if message is not None:
                 why = f"ended the connection each time it got these {len(message.payload)} bytes"
                 self._give_up(message, REFUSED, f"{self._link.address} {why}")

@@ -29,9 +29,14 @@ class Suspect:
     def window(self, usual: int) -> int:
         return 1 if self._suspects else usual
 
-    def cut(self, in_flight: Sequence[Message]) -> Message | None:
-        """The broker has hung up on these, after it took others: the one to give up, if any."""
-        was_alone = bool(self._suspects) and len(in_flight) == 1
+    def cut(self, in_flight: Sequence[Message], *, has_taken: bool) -> Message | None:
+        """The broker has hung up on these: the one to give up, if any.
+
+        Args:
+            has_taken: Whether it took others in that connection. One that takes none may hang up
+                for a reason of its own, or its answers were lost with the connection.
+        """
+        was_alone = has_taken and bool(self._suspects) and len(in_flight) == 1
         self._suspects.update(map(_key, in_flight))
         self._taken_count = 0
         if not was_alone:

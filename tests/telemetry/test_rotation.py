@@ -67,10 +67,10 @@ def _messages(*numbers: int) -> list[Message]:
 def test_message_that_ends_each_connection_is_found_among_others() -> None:
     suspect = Suspect()
     assert suspect.window(8) == 8
-    assert suspect.cut(_messages(1, 2, 3)) is None
+    assert suspect.cut(_messages(1, 2, 3), has_taken=True) is None
     assert suspect.window(8) == 1
     suspect.taken(*_messages(1))
-    cuts = [suspect.cut(_messages(2)) for _ in range(TIMES)]
+    cuts = [suspect.cut(_messages(2), has_taken=True) for _ in range(TIMES)]
     assert cuts == [None] * (TIMES - 1) + _messages(2)
     assert suspect.window(8) == 1
     suspect.taken(*_messages(3))
@@ -81,17 +81,27 @@ def test_different_messages_are_never_given_up() -> None:
     """A broker that is restarted again and again hangs up on whatever is on its way."""
     suspect = Suspect()
     for number in range(1, 100):
-        assert suspect.cut(_messages(number)) is None
+        assert suspect.cut(_messages(number), has_taken=True) is None
 
 
 def test_message_that_was_on_its_way_with_others_is_never_given_up() -> None:
     suspect = Suspect()
-    assert [suspect.cut(_messages(1, 2)) for _ in range(3 * TIMES)] == [None] * 3 * TIMES
+    for _ in range(3 * TIMES):
+        assert suspect.cut(_messages(1, 2), has_taken=True) is None
+
+
+def test_who_takes_nothing_at_all_gets_one_at_a_time_and_none_is_given_up() -> None:
+    suspect = Suspect()
+    for _ in range(3 * TIMES):
+        assert suspect.cut(_messages(1), has_taken=False) is None
+    assert suspect.window(8) == 1
+    suspect.taken(*_messages(1))
+    assert suspect.window(8) == 8
 
 
 def test_caution_ends_though_a_suspect_never_comes_again() -> None:
     suspect = Suspect()
-    suspect.cut(_messages(1))
+    suspect.cut(_messages(1), has_taken=True)
     for message in _messages(*range(2, 200)):
         suspect.taken(message)
     assert suspect.window(8) == 8
