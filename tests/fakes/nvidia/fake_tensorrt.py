@@ -17,6 +17,8 @@ from fake_cuda import Stream
 from fake_world import World
 from onnx import numpy_helper
 
+from converters._tensorrt.emulation import OPTIONS, emulated
+
 CLASSES: dict[str, type] = {}
 """By the name that the real module has."""
 
@@ -287,8 +289,12 @@ class IExecutionContext:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._allocators: dict[str, Any] = {}
+        options = onnxruntime.SessionOptions()
+        for key, value in OPTIONS.items():
+            options.add_session_config_entry(key, value)
+        # Not the graph itself: QuantizeLinear of FP16 rounds down in ONNX Runtime 1.23, for one.
         self._session = onnxruntime.InferenceSession(
-            engine.model.SerializeToString(), providers=["CPUExecutionProvider"]
+            emulated(engine.model).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
