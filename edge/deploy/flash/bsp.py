@@ -83,8 +83,11 @@ class Bsp:
             yield Problem(
                 "its rootfs was not unpacked as root, and sudo would fail there", _PREPARE
             )
-        if not (self.path / _RELEASE).is_file():
+        drivers = self._version_of_drivers()
+        if not drivers:
             yield Problem("its rootfs has no NVIDIA drivers", "sudo ./apply_binaries.sh")
+        elif drivers.split(".")[:2] != self.version.split(".")[:2]:  # apt may have brought patches
+            yield Problem(f"its rootfs has the drivers of L4T {drivers}", f"empty it, {_PREPARE}")
         python = self._python()
         if python != profile.software.python:
             has = f"Python {python}" if python else "no Python 3"
@@ -100,6 +103,9 @@ class Bsp:
         }
         if all(found.values()):
             return ".".join(match[1] for match in found.values() if match)
+        return self._version_of_drivers()
+
+    def _version_of_drivers(self) -> str:
         told = re.search(r"# R(\d+) .*REVISION: ([\d.]+)", _text(self.path / _RELEASE))
         return f"{told[1]}.{told[2]}" if told else ""
 

@@ -195,6 +195,13 @@ def test_problems_are_told_all_at_once(make_bsp: MakeBsp) -> None:
     assert "apply_binaries.sh" in caught.value.hint
 
 
+def test_rootfs_of_another_release_is_refused(make_bsp: MakeBsp) -> None:
+    folder = make_bsp()
+    (folder / "rootfs/etc/nv_tegra_release").write_text("# R36 (release), REVISION: 3.0, GCID: 1")
+    with pytest.raises(InputError, match=r"drivers of L4T 36\.3\.0"):
+        jetson.check(Bsp(folder), PROFILE)
+
+
 def test_bsp_that_fits_has_no_problems(make_bsp: MakeBsp) -> None:
     jetson.check(Bsp(make_bsp()), PROFILE)
 
