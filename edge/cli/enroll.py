@@ -175,25 +175,31 @@ def _revoke(args: argparse.Namespace) -> int:
         return _main.EXIT_DONE
     for name in args.revoke:
         count = sum(entry.name == name for entry in revoked)
-        what = f"{count} of its certificates" if count else "was before"
-        _output.out().print(f"✓ {name} is revoked: {what}", markup=False, soft_wrap=True)
+        what = f"is revoked, certificates: {count}" if count else "was revoked before"
+        _output.out().print(f"✓ {name} {what}", markup=False, soft_wrap=True)
     _output.say(f"  the broker has to read {path} again (mosquitto: crlfile, and a SIGHUP)")
     return _main.EXIT_DONE
 
 
 def _make_authority(args: argparse.Namespace) -> int:
     from edge.deploy.authority import AUTHORITY_DAYS, make_authority
+    from edge.deploy.revocation import list_path
 
     if args.hosts:
         raise InputError("--make-ca takes no hosts", hint="enrol them once it is made")
     passphrase = _ask_twice() if args.encrypt else b""
     stem = args.make_ca.with_suffix("") if args.make_ca.suffix == ".pem" else args.make_ca
     certificate, key = make_authority(stem, args.days or AUTHORITY_DAYS, passphrase)
+    revoked = list_path(certificate)
     if args.json:
-        _output.print_json({"certificate": str(certificate), "key": str(key)})
+        _output.print_json({"certificate": str(certificate), "key": str(key), "list": str(revoked)})
         return _main.EXIT_DONE
-    _output.out().print(f"✓ {certificate}, for all to see", markup=False, soft_wrap=True)
-    _output.out().print(f"✓ {key}: who has it is believed", markup=False, soft_wrap=True)
+    for text in (
+        f"{certificate}, for all to see",
+        f"{key}: who has it is believed",
+        f"{revoked}: whom brokers are to refuse, nobody so far",
+    ):
+        _output.out().print(f"✓ {text}", markup=False, soft_wrap=True)
     return _main.EXIT_DONE
 
 
