@@ -160,9 +160,7 @@ class Residency:
         """Account for what a session takes that is loaded now; see ``Room.settle``."""
         with self._changed:
             room.size_bytes = room.cost.resident_bytes
-            others = self._budget_bytes and self._pinned_bytes(but=room)
-            if self._budget_bytes and room.size_bytes > self._budget_bytes - others:
-                raise self._refusal(room.name, room.size_bytes, room.cost)
+            self._refuse_what_can_not_fit(room.name, room.size_bytes, room.cost, itself=room)
             self._make_room(0, may_evict=True)  # an estimate may have been too low
             self._changed.notify_all()
 
@@ -250,15 +248,15 @@ class Residency:
         budget = _mib(self._budget_bytes)
         return f"it takes {_mib(need_bytes)} of {budget}, of which others hold {held}"
 
-    def _refuse_what_can_not_fit(self, name: str, least_bytes: int, cost: Cost) -> None:
-        if self._budget_bytes and least_bytes > self._available_bytes():
-            raise self._refusal(name, least_bytes, cost)
-
-    def _refusal(self, name: str, need_bytes: int, cost: Cost) -> UnavailableError:
+    def _refuse_what_can_not_fit(
+        self, name: str, need_bytes: int, cost: Cost, itself: Room | None = None
+    ) -> None:
+        pinned = self._pinned_bytes(but=itself)
+        if not self._budget_bytes or need_bytes <= self._budget_bytes - pinned:
+            return
         how = "measured here" if cost.is_measured else "the size of its files"
-        pinned = self._pinned_bytes()
         less = f" less {_mib(pinned)} of pinned models" if pinned else ""
-        return UnavailableError(
+        raise UnavailableError(
             f"{name} does not fit: it takes {_mib(need_bytes)} ({how}), and there are "
             f"{_mib(self._budget_bytes)} for models{less}",
             hint="raise the budget (--memory), unpin a model, or convert this one to fewer bits",

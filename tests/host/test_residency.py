@@ -435,16 +435,20 @@ def test_what_a_session_holds_elsewhere_counts_and_is_remembered() -> None:
     assert again.size_bytes == room.cost.peak_bytes
 
 
-def test_a_model_that_turns_out_too_large_is_refused_after_its_first_load() -> None:
+@pytest.mark.parametrize("is_pinned", [False, True])
+def test_a_model_that_turns_out_too_large_is_refused_after_its_first_load(is_pinned: bool) -> None:
     residency = Residency(2 * SIZE)
-    room = residency.admit("m", "another-key", MIB, is_pinned=False)
+    key = f"too large, {is_pinned}"
+    room = residency.admit("m", key, MIB, is_pinned=is_pinned)
     with pytest.raises(
-        UnavailableError, match=r"m does not fit: it takes 3\d\d\.\d MiB \(measured"
+        UnavailableError,
+        match=r"m does not fit: it takes 3\d\d\.\d MiB \(measured here\), "
+        r"and there are 200.0 MiB for models$",
     ):
         room.settle(Holding(3 * SIZE))
     room.leave()
     with pytest.raises(UnavailableError, match="does not fit"):
-        residency.admit("m", "another-key", MIB, is_pinned=False)
+        residency.admit("m", key, MIB, is_pinned=is_pinned)
 
 
 def test_the_gauge_sees_what_is_allocated_and_its_peak() -> None:
