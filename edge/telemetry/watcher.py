@@ -15,7 +15,7 @@ from edge.telemetry import topics
 from edge.telemetry.address import BrokerAddress, Brokers, addresses
 from edge.telemetry.backoff import Backoff
 from edge.telemetry.envelope import Envelope, decode
-from edge.telemetry.link import Link, Received
+from edge.telemetry.link import CONNECT_TIMEOUT_S, Link, Received
 from edge.telemetry.rotation import Rotation
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Watcher:
         fleet: str = topics.ANY,
         device: str = topics.ANY,
         *more: str,
-        timeout_s: float = 5.0,
+        timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
         self._rotation = Rotation(addresses(brokers), Backoff(0.5, _LONGEST_WAIT_S))
         self.error = ""

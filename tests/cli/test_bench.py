@@ -46,9 +46,9 @@ def test_several_callers_infer_at_once(pack_digits: PackDigits, capsys: Capture)
     figures = row["figures"]
     assert said["callers"] == 3
     assert figures["count"] >= 3
-    # Three callers infer three times in what one inference takes, however slow they are.
+    # One caller is busy for as long as it takes, three for up to thrice: the slowest ends it.
     busy = figures["mean"] / 1000 * figures["per_second"]
-    assert busy == pytest.approx(3, rel=0.5)
+    assert 1 < busy < 3 * 1.01
 
 
 def test_a_variant_that_can_not_run_here_is_listed_with_why(

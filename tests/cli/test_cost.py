@@ -200,7 +200,7 @@ def test_devices_at_a_broker_are_told_of_by_the_newest_they_said(
         publish(broker, "lab/one/tele/cost", TOLD)
         publish(broker, "lab/two/cost", TOLD)
         publish(broker, "lab/two/status", {"state": "online"})
-        arguments = ["cost", "--mqtt", broker.url, "--seconds", "0.5"]
+        arguments = ["cost", "--mqtt", broker.url, "--seconds", "2"]
         assert _main.main([*arguments, "--json"]) == 0
         told = msgspec.json.decode(capsys.readouterr().out)
         assert [one["device"] for one in told] == ["lab/one", "lab/two"]
@@ -211,7 +211,7 @@ def test_only_the_device_that_is_named_is_told_of(capsys: pytest.CaptureFixture[
     with EmbeddedBroker() as broker:
         publish(broker, "lab/one/cost", TOLD)
         publish(broker, "lab/two/cost", TOLD)
-        arguments = ["cost", "--mqtt", broker.url, "--seconds", "0.5", "--device", "two"]
+        arguments = ["cost", "--mqtt", broker.url, "--seconds", "2", "--device", "two"]
         assert _main.main(arguments) == 0
     out = capsys.readouterr().out
     assert "lab/two" in out

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from free_ports import free_port
 
 from edge.bundle import open_bundle, pack, save_tensors
 from edge.bundle.packing import sign
@@ -75,7 +76,7 @@ class Life:
         self.log = log
         self.image = folder / "device.img"
         self.console = folder / "console.log"
-        self.ssh_port, self.http_port, self.mqtt_port = (_free_port() for _ in range(3))
+        self.ssh_port, self.http_port, self.mqtt_port = (free_port() for _ in range(3))
         self.ssh_config = folder / "ssh_config"
         self.machine: VirtualMachine | None = None
         self._broker = _start_broker(folder, self.mqtt_port)
@@ -337,9 +338,3 @@ def _start_broker(folder: Path, port: int) -> list[subprocess.Popen[bytes]]:
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 
 from edge.core.errors import InputError, UnavailableError
 from edge.deploy.virtual import machine as machine_module
@@ -97,7 +98,7 @@ def test_terminal_that_goes_away_powers_the_machine_down(image: Path, tmp_path: 
         path.write_text(text)
         path.chmod(0o755)
     with subprocess.Popen(
-        [sys.executable, "-m", "edge", "virtual", str(image), "--ssh-port", str(_free_port())],
+        [sys.executable, "-m", "edge", "virtual", str(image), "--ssh-port", str(free_port())],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -115,9 +116,3 @@ def test_terminal_that_goes_away_powers_the_machine_down(image: Path, tmp_path: 
         assert "cut off" not in said
         assert running.wait() == 0, said
     assert list(tmp_path.glob("edge-virtual-*")) == []
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
