@@ -64,13 +64,18 @@ def lay(placed: Iterable[Placed], root: Path) -> None:
             path.unlink(missing_ok=True)
             path.symlink_to(one.target)
             continue
-        beside = path.with_name(f"{path.name}.partial")
+        partial = beside(path)
         if isinstance(one.contents, Path):
-            shutil.copyfile(one.contents, beside)
+            shutil.copyfile(one.contents, partial)
         else:
-            beside.write_bytes(one.contents)
-        beside.chmod(one.mode)
-        os.replace(beside, path)
+            partial.write_bytes(one.contents)
+        partial.chmod(one.mode)
+        os.replace(partial, path)
+
+
+def beside(path: Path) -> Path:
+    """Where a file is until it is whole."""
+    return path.with_name(f"{path.name}.partial")
 
 
 def _mode(parcel: Parcel, sha256: str) -> int:

@@ -40,6 +40,13 @@ def doubts(flash: Flash, found: Sequence[str]) -> str:
     return ""
 
 
+def mounted_below(folder: Path, root: Path = Path("/")) -> list[str]:
+    """File systems that are mounted in there, as a chroot that was broken off leaves them."""
+    lines = (root / "proc/self/mounts").read_text().splitlines()
+    places = [line.split()[1] for line in lines]
+    return [place for place in places if place.startswith(f"{folder.resolve()}/")]
+
+
 def require_unused(disk: str, root: Path = Path("/")) -> None:
     """
     Raises:

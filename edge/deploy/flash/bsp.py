@@ -12,6 +12,7 @@ import msgspec
 from edge.core.errors import InputError
 from edge.core.profile import DeviceProfile
 from edge.core.versions import meets
+from edge.deploy.flash.attached import mounted_below
 
 OLDEST_PYTHON = "3.10"
 
@@ -83,6 +84,9 @@ class Bsp:
             yield Problem(
                 "its rootfs was not unpacked as root, and sudo would fail there", _PREPARE
             )
+        mounted = mounted_below(self.rootfs)
+        if mounted:
+            yield Problem("this machine is mounted in its rootfs", f"umount {' '.join(mounted)}")
         drivers = self._version_of_drivers()
         if not drivers:
             yield Problem("its rootfs has no NVIDIA drivers", "sudo ./apply_binaries.sh")

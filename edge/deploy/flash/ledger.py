@@ -13,7 +13,7 @@ import msgspec
 
 from edge.core.durable import replacing
 from edge.core.errors import InputError
-from edge.deploy.overlay import Placed, lay
+from edge.deploy.overlay import Placed, beside, lay
 
 _RECORD = "before.json"
 
@@ -86,6 +86,8 @@ class Ledger:
                     target.rmdir()
                 continue
             _remove(target)
+            if entry.kind == "laid":
+                _remove(beside(target))  # of a run that was broken off
             if entry.copy:
                 _copy(self._folder / entry.copy, target)
         self._write()

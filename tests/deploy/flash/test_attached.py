@@ -63,6 +63,13 @@ def test_drive_that_this_machine_uses_is_not_written(machine: Path, disk: str, p
         attached.require_unused(disk, machine)
 
 
+def test_what_is_mounted_in_a_folder_is_found(machine: Path) -> None:
+    below = machine / "rootfs"
+    lines = f"proc {below}/proc proc rw 0 0\nsys {below}-other/sys sysfs rw 0 0\n"
+    (machine / "proc/self/mounts").write_text(lines)
+    assert attached.mounted_below(below, machine) == [f"{below}/proc"]
+
+
 @pytest.mark.parametrize("disk", ["", "sdz", "sda1"])
 def test_what_is_no_drive_is_not_written(machine: Path, disk: str) -> None:
     with pytest.raises(InputError, match="is no disk of this machine"):

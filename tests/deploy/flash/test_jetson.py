@@ -173,6 +173,35 @@ def test_undo_works_after_a_crash_in_the_middle(
     assert _tree(bsp.rootfs) == before
 
 
+def test_undo_takes_what_was_half_written(
+    make_bsp: MakeBsp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bsp = Bsp(make_bsp())
+    before, replace = _tree(bsp.rootfs), os.replace
+
+    def broken_off(source: Path, target: Path) -> None:
+        if str(target).endswith("opt/edge/x"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            _flash(bsp, [LAID])
+    assert (bsp.rootfs / "opt/edge/x.partial").exists()
+    jetson.take_back(bsp)
+    assert _tree(bsp.rootfs) == before
+
+
+def test_rootfs_that_this_machine_is_mounted_in_is_refused(
+    make_bsp: MakeBsp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bsp = Bsp(make_bsp())
+    monkeypatch.setattr("edge.deploy.flash.bsp.mounted_below", lambda folder: [f"{folder}/proc"])
+    (problem,) = bsp.problems(PROFILE)
+    assert problem.do == f"umount {bsp.rootfs}/proc"
+
+
 def test_folder_that_leads_out_of_the_root_is_not_written(tmp_path: Path) -> None:
     root, outside = tmp_path / "rootfs", tmp_path / "outside"
     root.mkdir()
