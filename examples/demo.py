@@ -34,7 +34,7 @@ DIGITS = Path("examples/digits")
 BUNDLE = Path("build/demo/digits.edge")
 SHOW_S = 8.0
 REQUESTS_PER_S = 150
-READY_S = 30.0
+READY_S = 120.0
 
 console = Console(width=None if sys.stdout.isatty() else 80, highlight=False)
 

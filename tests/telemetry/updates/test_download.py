@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import LONG_S
 
 from edge.core.errors import BundleError, EdgeError, InputError, UnavailableError
 from edge.telemetry.updates.download import Download, Terms, check_url
@@ -124,7 +125,12 @@ def url(serve: Callable[..., str]) -> str:
 @pytest.fixture
 def fetch(tmp_path: Path) -> Callable[..., Path]:
     def run(url: str, sha256: str = SHA256, **fields: Any) -> Path:
-        given = {"room": Room(tmp_path, 10**9, 0), "patience_s": 60.0, "timeout_s": 5.0, "ca": ""}
+        given = {
+            "room": Room(tmp_path, 10**9, 0),
+            "patience_s": 60.0,
+            "timeout_s": LONG_S,
+            "ca": "",
+        }
         idle = {"told": lambda *_: None, "check": lambda: None, "wait": lambda _: None}
         with Partial(tmp_path / "updates", sha256) as partial:
             Download(url, partial, Terms(**{**given, **idle, **fields})).run()
