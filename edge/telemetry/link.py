@@ -36,11 +36,16 @@ class Will(msgspec.Struct, frozen=True):
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A message from the broker; ``is_retained`` when it was there before we were."""
+    """A message from the broker; ``is_retained`` when it was there before we were.
+
+    ``left_s`` is how much longer it holds, where who sent it has said so by MQTT 5: the broker
+    counts that down, and drops what holds no more.
+    """
 
     topic: str
     payload: bytes
     is_retained: bool
+    left_s: float | None = None
 
 
 class Waker:
@@ -275,4 +280,5 @@ class Link:
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
         with contextlib.suppress(UnicodeDecodeError):
-            self.received.append(Received(message.topic, message.payload, message.retain))
+            left_s = getattr(message.properties, "MessageExpiryInterval", None)
+            self.received.append(Received(message.topic, message.payload, message.retain, left_s))

@@ -157,7 +157,7 @@ class Dispatcher:
             return
         fields: dict[str, Any] = {}
         try:
-            order = self._judge.read(received.payload)
+            order = self._judge.read(received)
             fields = order.fields
             if order.status == "init":
                 with suppress(ValueError):

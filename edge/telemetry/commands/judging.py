@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from edge.telemetry import clock
 from edge.telemetry.commands import order as orders
@@ -12,6 +15,7 @@ from edge.telemetry.commands.verbs import right_of
 if TYPE_CHECKING:
     from edge.settings import Commands
     from edge.telemetry.commands.verb import Verb
+    from edge.telemetry.link import Received
 
 
 class Judge:
@@ -21,16 +25,19 @@ class Judge:
         self._rights = rights
         self._verbs = verbs
 
-    def read(self, payload: bytes) -> Order:
+    def read(self, received: Received) -> Order:
         """Raises ``RefusedError`` for what is too long or no command."""
         most = self._rights.max_payload_bytes
-        if len(payload) > most:
+        if len(received.payload) > most:
             raise RefusedError(
                 f"the command has more than {most} bytes",
                 kind="invalid",
                 hint="raise max_payload_bytes in [commands] of edge.toml there",
             )
-        return orders.read(payload)
+        order = orders.read(received.payload)
+        if received.left_s is None:
+            return order
+        return msgspec.structs.replace(order, until_s=time.monotonic() + received.left_s)
 
     def allow(self, key: Key, order: Order, *, is_live: bool) -> tuple[Verb[Any], Any]:
         """The verb, and its arguments.
@@ -68,9 +75,12 @@ class Judge:
 
     @staticmethod
     def check_expiry(order: Order, *, is_live: bool) -> None:
+        """Raises ``RefusedError``; for what the broker counts down, our clock need not be right."""
+        if order.until_s is not None and time.monotonic() > order.until_s:
+            raise RefusedError("it expired while it waited here for its turn", kind="expired")
         orders.check_expiry(
             order.expires_ms,
             clock.now_ms(),
             is_synchronized=clock.is_synchronized(),
-            is_live=is_live,
+            is_live=is_live or order.until_s is not None,
         )

@@ -59,11 +59,15 @@ class RefusedError(EdgeError):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """``fields``: all that the operator said but for ``TOLD``."""
+    """``fields``: all that the operator said but for ``TOLD``.
+
+    ``until_s`` is on the monotonic clock: the broker's word for how long it holds.
+    """
 
     status: str
     fields: dict[str, Any] = {}
     expires_ms: int | None = None
+    until_s: float | None = None
 
 
 def read(payload: bytes) -> Order:

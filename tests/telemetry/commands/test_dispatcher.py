@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from paho.mqtt.client import Client, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from patience import LONG_S
 
 from edge.host import Runtime
 from edge.telemetry import clock
+from edge.telemetry.commands.judging import Judge
+from edge.telemetry.commands.order import Order, RefusedError
 from edge.telemetry.commands.verb import Result
 
 
@@ -223,6 +230,39 @@ def test_expiry_that_can_not_be_judged_is_not_risked_for_what_was_retained(
     assert (answer["kind"], "not synchronized" in answer["reason"]) == ("expired", True)
     operator.order("load/new", model="m", expires=1000)
     assert operator.answer("load/new")["status"] == "successful"
+
+
+def test_what_the_broker_counts_down_needs_no_clock(
+    broker: Any, start: Any, operator: Any, gated: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gated.gate.set()
+    monkeypatch.setattr(clock, "is_synchronized", lambda: False)
+    _publish_for(
+        600, broker.port, "edge/v1/lab/one/cmd/load/old", {"model": "m", "expires": 1 << 53}
+    )
+    start(load=True, version="5")
+    assert operator.answer("load/old")["status"] == "successful"
+    assert gated.ids == ["old"]
+
+
+def _publish_for(seconds: int, port: int, topic: str, fields: dict[str, Any]) -> None:
+    """Have a broker retain a command for so long, by MQTT 5."""
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.MessageExpiryInterval = seconds
+    payload = msgspec.json.encode({"status": "init", **fields})
+    client.publish(topic, payload, 1, True, properties).wait_for_publish(LONG_S)
+    client.disconnect()
+    client.loop_stop()
+
+
+def test_what_waited_here_for_longer_than_it_holds_is_not_run() -> None:
+    order = Order("init", until_s=time.monotonic() - 0.1)
+    with pytest.raises(RefusedError, match="waited here") as caught:
+        Judge.check_expiry(order, is_live=True)
+    assert caught.value.kind == "expired"
 
 
 def test_events_of_nonsense_are_bounded_and_counted(
