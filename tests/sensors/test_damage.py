@@ -226,9 +226,11 @@ def test_several_that_hang_are_left_behind_in_one_reading() -> None:
     families = {"first": stuck[0], "linux": linux, "second": stuck[1], "third": linux}
     sensors = DeviceSensors(families, Rounds(longest_s=1.0))
     try:
+        before = set(threading.enumerate())
         for now_s in (1.0, 2.0):
             assert sensors.read(now_s).figures["uptime_s"] == 98410
-        assert sum(one.name == "edge-sensors" for one in threading.enumerate()) == len(stuck)
+        begun = set(threading.enumerate()) - before
+        assert sum(one.name == "edge-sensors" for one in begun) == len(stuck)
     finally:
         for one in stuck:
             one.release.set()
