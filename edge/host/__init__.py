@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from edge.host.choice import Wish as Wish
     from edge.host.goldens import GoldenResult as GoldenResult
     from edge.host.governor import Strain as Strain
-    from edge.host.health.accuracy import TrueBox as TrueBox
     from edge.host.health.status import ModelHealth as ModelHealth
+    from edge.host.health.truth import TrueBox as TrueBox
+    from edge.host.health.truth import TrueMask as TrueMask
     from edge.host.loading import load as load
     from edge.host.loading import load_bundle as load_bundle
     from edge.host.metering import CostReport as CostReport
@@ -40,8 +41,9 @@ _HOMES = {
     "Wish": "edge.host.choice",
     "GoldenResult": "edge.host.goldens",
     "Strain": "edge.host.governor",
-    "TrueBox": "edge.host.health.accuracy",
     "ModelHealth": "edge.host.health.status",
+    "TrueBox": "edge.host.health.truth",
+    "TrueMask": "edge.host.health.truth",
     "load": "edge.host.loading",
     "load_bundle": "edge.host.loading",
     "CostReport": "edge.host.metering",

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edge.host.governor import Governor, Strain
-    from edge.host.health.accuracy import Truth
     from edge.host.health.keeper import HealthKeeper
+    from edge.host.health.truth import Truth
     from edge.host.metering import CostMeter, CostReport
     from edge.host.status import ModelStatus
     from edge.settings import Health, Power

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from edge.host.batching import BatchPlan
     from edge.host.folders import FolderWatch
     from edge.host.governor import Strain
-    from edge.host.health.accuracy import Truth
     from edge.host.health.status import ModelHealth
+    from edge.host.health.truth import Truth
     from edge.host.metering import CostReport
     from edge.host.model import Model
     from edge.host.pipelines import Pipeline, PipelineStatus
@@ -167,7 +167,8 @@ class Runtime:
         """Say what was right for a request, by which the model's accuracy is known.
 
         Args:
-            truth: A class, by index or name; for detection, a list of ``TrueBox``.
+            truth: A class, by index or name; for detection, a list of ``TrueBox``; for
+                segmentation, a ``TrueMask``.
         Raises:
             NotFoundError: No such answer is remembered, or not any more, or it has its label.
             InputError: There is no such class.

@@ -16,6 +16,7 @@ from edge.core.tensor import TensorSpec
 Start = Callable[..., Any]
 
 BOX = b'{"x0": 0, "y0": 0, "x1": 1, "y1": 1, "label": 0}'
+MASK = b'{"id": "a", "mask": {"height": 1, "width": 1, "values": [0], "lengths": [1]}}'
 MANY_BOXES = b'{"id": "a", "boxes": [' + b",".join([BOX] * 100) + b"]}"
 
 
@@ -96,7 +97,12 @@ def test_an_unknown_id_is_404_and_says_what_to_do(live: Any) -> None:
     assert "give the request that is to be labelled this id" in answer.error
 
 
-@pytest.mark.parametrize("wrong", [{"label": 3}, {"label": "wolf"}, {"label": -1}])
+ONE_PIXEL = {"height": 1, "width": 1, "values": [0], "lengths": [1]}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"label": 3}, {"label": "wolf"}, {"label": -1}, {"mask": ONE_PIXEL}]
+)
 def test_a_wrong_class_is_400(live: Any, wrong: dict[str, Any]) -> None:
     infer(live, "w")
     answer = label(live, {"id": "w", **wrong})
@@ -124,6 +130,9 @@ def test_a_label_that_is_too_late_says_so(live: Any) -> None:
         *(b'{"labels": [{"id": "a"}]}', b'{"labels": [{"id": "a", "label": true}]}'),
         b'{"labels": [{"id": "a", "label": 1, "boxes": []}]}',
         b'{"labels": [{"id": "a", "label": 1, "weight": 2}]}',
+        b'{"labels": [{"id": "a", "label": 1, "mask": {}}]}',
+        b'{"labels": [{"id": "a", "mask": {"height": 1, "width": 1}}]}',
+        b'{"labels": [' + b",".join([MASK] * 33) + b"]}",
         b'{"labels": [{"id": "a", "boxes": [{"x0": "left"}]}]}',
         b"\xff\xfe",
         b'{"labels": ' + b"[" * 5000,

@@ -6,15 +6,17 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge.core.errors import EdgeError, InputError, NotFoundError, UnsupportedError
+from edge.core.errors import EdgeError, NotFoundError, UnsupportedError
 from edge.core.spec import OutputSpec
 from edge.host.health.status import Accuracy, AccuracyState
+from edge.host.health.tally import HitTally, OverlapTally, SharedTally, Tally
+from edge.host.health.truth import Comparison, TrueMask, Truth
 
 if TYPE_CHECKING:
     from edge.core.manifest import Manifest, Metric
@@ -25,48 +27,15 @@ log = logging.getLogger(__name__)
 
 FEWEST = 50
 """Labels before anything is said of accuracy."""
-Z = 3.29
-"""99.9 %: labels are looked at again with each one that comes."""
 MAX_ID = 256
 _LATE = "is forgotten: its label comes too late"
 
-METRICS = {"classification": "top1", "detection": "F1"}
-
-
-class TrueBox(msgspec.Struct, frozen=True):
-    """An object that there was: corners in pixels of the tensor that was sent, and its class."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-    label: int | str
-
-
-Truth = int | str | Sequence[TrueBox]
-"""A class, by index or name, or boxes."""
-
-
-class _Tally:
-    """The last ``most`` comparisons, and their sums: labels are counted on the event loop."""
-
-    def __init__(self, most: int) -> None:
-        self._last: deque[tuple[int, int]] = deque()
-        self._most = most
-        self.right = self.of = 0
-
-    def __len__(self) -> int:
-        return len(self._last)
-
-    def add(self, right: int, of: int) -> None:
-        self._last.append((right, of))
-        old_right, old_of = self._last.popleft() if len(self._last) > self._most else (0, 0)
-        self.right += right - old_right
-        self.of += of - old_of
-
-    def clear(self) -> None:
-        self._last.clear()
-        self.right = self.of = 0
+METRICS = {"classification": "top1", "detection": "F1", "segmentation": "mIoU"}
+_TALLIES: dict[str, type[Tally[Any]]] = {
+    "classification": HitTally,
+    "detection": SharedTally,
+    "segmentation": OverlapTally,
+}
 
 
 class AccuracyWatch:
@@ -77,12 +46,13 @@ class AccuracyWatch:
         self._task = manifest.task
         self._output = manifest.output or OutputSpec()
         self._image = manifest.image
-        self._labels = labels
+        self._class_count = len(labels)
+        self._comparison = Comparison(self._name, self._task, labels)
         self._most = most
         self._margin = margin
         self._answers: OrderedDict[str, tuple[Any, int]] = OrderedDict()
         self._gone: OrderedDict[str, str] = OrderedDict()
-        self._tally = _Tally(most)
+        self._tally: Tally[Any] = _TALLIES.get(self._task, SharedTally)(most)
         self._expected: Metric | None = None
         self._state: AccuracyState = "gathering"
         self._since_ms = int(time.time() * 1000)
@@ -101,7 +71,7 @@ class AccuracyWatch:
             )
         if self._task not in METRICS:
             raise UnsupportedError(
-                f"{self._name} does {self._task}: labels are for classification and detection"
+                f"{self._name} does {self._task}: labels are for {', '.join(METRICS)}"
             )
 
     def remember(
@@ -154,7 +124,7 @@ class AccuracyWatch:
             found = self._answers.get(request_id)
             if found is None:
                 raise self._missing(request_id)
-            self._tally.add(*self._compared(found[0], truth, found[1]))
+            self._tally.add(self._comparison.compare(found[0], truth, found[1]))
             del self._answers[request_id]
             self._forget(request_id, "has its label already")
             self._decide()
@@ -172,9 +142,9 @@ class AccuracyWatch:
         tally, count = self._tally, len(self._tally)
         value = low = high = None
         if count:
-            value = 100.0 * tally.right / tally.of if tally.of else 100.0
-            if metric == "top1":
-                low, high = (100.0 * bound for bound in wilson(tally.right, tally.of))
+            value = 100.0 * tally.value
+            if bounds := tally.bounds():
+                low, high = (100.0 * bound for bound in bounds)
         expected = self._expected
         reason = "" if expected else f"the bundle has no {metric} to compare with"
         return Accuracy(
@@ -218,45 +188,18 @@ class AccuracyWatch:
             log.info("%s is right as often as it was: %s", self._name, status.why)
 
     def _answer(self, outputs: Mapping[str, Array], geometry: Geometry | None) -> tuple[Any, int]:
-        """The class, or the boxes; and how many classes there are, 0 where that is not known."""
+        """The class, boxes or mask; and how many classes there are, 0 where that is not known."""
         from edge.vision import decode
 
         output = msgspec.structs.replace(self._output, top=1)
         prediction: Any = decode(outputs, output, geometry=geometry)
         if self._task == "classification":
             return prediction[0].index, math.prod(next(iter(outputs.values())).shape)
-        return prediction, len(self._labels)
-
-    def _compared(self, answer: Any, truth: Truth, classes: int) -> tuple[int, int]:
-        """How much was right, of how much: matches count twice, once for each side."""
-        is_class = isinstance(truth, int | str)
-        if is_class != (self._task == "classification"):
-            wanted = "a class" if self._task == "classification" else "boxes"
-            raise InputError(f"{self._name} does {self._task}: its labels are {wanted}")
-        if isinstance(truth, int | str):
-            return int(self._class(truth, classes) == answer), 1
-        from edge.vision import Box
-        from edge.vision.agreement import matched
-
-        boxes = [
-            Box(box.x0, box.y0, box.x1, box.y1, self._class(box.label, classes), "", 1.0)
-            for box in truth
-        ]
-        return 2 * matched(boxes, answer), len(boxes) + len(answer)
-
-    def _class(self, label: int | str, classes: int) -> int:
-        if isinstance(label, str):
-            if label not in self._labels:
-                names = ", ".join(self._labels[:5])
-                raise InputError(
-                    f"{self._name} knows no class {label[:80]!r}",
-                    hint=f"its classes are {names}, …" if names else "give the class's index",
-                )
-            return self._labels.index(label)
-        if isinstance(label, bool) or label < 0 or (classes and label >= classes):
-            last = f" to {classes - 1}" if classes else ""
-            raise InputError(f"{self._name} has no class {label}: they go from 0{last}")
-        return label
+        if self._task == "segmentation":
+            prediction = TrueMask(
+                prediction.height, prediction.width, prediction.values, prediction.lengths
+            )
+        return prediction, self._class_count
 
     def _missing(self, request_id: str) -> EdgeError:
         why = self._gone.get(request_id)
@@ -275,11 +218,3 @@ class AccuracyWatch:
         self._gone[request_id] = why
         if len(self._gone) > self._most:
             self._gone.popitem(last=False)
-
-
-def wilson(right: int, count: int, z: float = Z) -> tuple[float, float]:
-    """Wilson's interval of a share, which holds for few and for shares near 0 and 1 too."""
-    share, weight = right / count, z * z / count
-    middle = (share + weight / 2) / (1 + weight)
-    reach = z / (1 + weight) * math.sqrt(share * (1 - share) / count + weight / (4 * count))
-    return max(0.0, middle - reach), min(1.0, middle + reach)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from edge.bundle import Bundle
     from edge.host.governor import Strain
-    from edge.host.health.accuracy import Truth
+    from edge.host.health.truth import Truth
     from edge.host.status import ModelStatus
     from edge.settings import Health
 

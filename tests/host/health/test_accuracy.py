@@ -10,8 +10,11 @@ import pytest
 from edge.core.errors import InputError, NotFoundError, UnsupportedError
 from edge.core.manifest import Manifest, Metric
 from edge.core.spec import OutputSpec
-from edge.host.health.accuracy import FEWEST, MAX_ID, AccuracyWatch, TrueBox, wilson
-from edge.vision import Geometry
+from edge.host.health.accuracy import FEWEST, MAX_ID, AccuracyWatch
+from edge.host.health.tally import OverlapTally, wilson
+from edge.host.health.truth import TrueBox, TrueMask
+from edge.vision import Geometry, Mask
+from edge.vision.agreement import MaskIou
 
 NAMES = ("cat", "dog", "bird")
 EXPECTED = Metric("top1", 90.0)
@@ -181,11 +184,10 @@ def test_it_says_that_it_is_off() -> None:
     assert "labels = 1000" in caught.value.hint
 
 
-@pytest.mark.parametrize("task", ["segmentation", "tensors"])
-def test_tasks_without_labels_are_refused(task: Any) -> None:
-    made = watch(task)
+def test_tasks_without_labels_are_refused() -> None:
+    made = watch("tensors")
     assert made.status().state == "off"
-    with pytest.raises(UnsupportedError, match="classification and detection"):
+    with pytest.raises(UnsupportedError, match="classification, detection, segmentation"):
         made.label("a", 1)
 
 
@@ -203,3 +205,108 @@ def test_wilsons_interval_is_that_of_the_textbook() -> None:
     assert (low, high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson(0, 5)[0] == pytest.approx(0.0)
     assert wilson(5, 5)[1] == pytest.approx(1.0)
+
+
+SIZE = (8, 8)
+
+
+def seen(made: AccuracyWatch, request_id: str, classes: np.ndarray) -> None:
+    geometry = Geometry.identity(SIZE)
+    made.remember(request_id, {"mask": classes[None].astype(np.int32)}, MIOU, geometry)
+
+
+def true_mask(classes: np.ndarray) -> TrueMask:
+    mask = Mask.from_array(classes.astype(np.int16), NAMES)
+    return TrueMask(mask.height, mask.width, mask.values, mask.lengths)
+
+
+MIOU = Metric("mIoU", 90.0)
+MASKS = OutputSpec("argmax-mask")
+
+
+def pictures(count: int, wrong_share: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Answers and truths; in truths, some pixels are not to be looked at."""
+    random = np.random.default_rng(7)
+    made = []
+    for _ in range(count):
+        truth = random.integers(-1, 3, SIZE)
+        is_wrong = random.random(SIZE) < wrong_share
+        made.append((np.where(is_wrong, random.integers(0, 3, SIZE), np.maximum(truth, 0)), truth))
+    return made
+
+
+def test_masks_are_compared_as_in_a_report() -> None:
+    made, report = watch("segmentation", output=MASKS), MaskIou()
+    for number, (answer, truth) in enumerate(pictures(20, 0.3)):
+        seen(made, f"{number}", answer)
+        made.label(f"{number}", true_mask(truth))
+        report.add(*(Mask.from_array(one.astype(np.int16), NAMES) for one in (truth, answer)))
+    status = made.status()
+    assert (status.metric, status.count, status.expected) == ("mIoU", 20, 90.0)
+    assert report.value is not None
+    assert status.value == pytest.approx(100.0 * report.value)
+    assert status.low is not None
+    assert status.high is not None
+    assert status.low < status.value < status.high
+
+
+@pytest.mark.parametrize(("wrong_share", "state"), [(0.02, "normal"), (0.3, "low")])
+def test_masks_that_are_worse_than_they_were_are_low(wrong_share: float, state: str) -> None:
+    made = watch("segmentation", output=MASKS)
+    for number, (answer, truth) in enumerate(pictures(FEWEST, wrong_share)):
+        seen(made, f"{number}", answer)
+        made.label(f"{number}", true_mask(truth))
+    assert made.status().state == state
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [
+        TrueMask(4, 8, (0,), (32,)),
+        TrueMask(8, 8, (0,), (63,)),
+        TrueMask(8, 8, (0, 1), (64,)),
+        TrueMask(8, 8, (0, 1), (65, -1)),
+        TrueMask(8, 8, (), ()),
+        TrueMask(8, 8, (3,), (64,)),
+        TrueMask(8, 8, (-2,), (64,)),
+        1,
+        [TrueBox(0, 0, 1, 1, 0)],
+    ],
+)
+def test_a_mask_that_is_none_is_refused_and_the_answer_is_still_there(truth: Any) -> None:
+    made = watch("segmentation", output=MASKS)
+    seen(made, "a", np.zeros(SIZE, np.int64))
+    with pytest.raises(InputError):
+        made.label("a", truth)
+    made.label("a", TrueMask(8, 8, (0,), (64,)))
+    assert made.status().value == 100.0
+
+
+def test_bounds_of_an_overlap_hold_what_all_pictures_would_say() -> None:
+    """Drawn again and again from many pictures, whose overlap is known."""
+    random = np.random.default_rng(3)
+    every = OverlapTally(5000)
+    overlaps = []
+    for _ in range(5000):
+        of = random.integers(5, 60, 3)
+        overlap = {c: (int(random.binomial(n, 0.5 + 0.1 * c)), int(n)) for c, n in enumerate(of)}
+        overlaps.append(overlap)
+        every.add(overlap)
+    outside = 0
+    for _ in range(300):
+        few = OverlapTally(60)
+        for place in random.integers(0, 5000, 60):
+            few.add(overlaps[place])
+        low, high = few.bounds() or (1.0, 0.0)
+        outside += not low <= every.value <= high
+    assert outside <= 2  # 0.3 are to be expected
+
+
+def test_overlaps_of_the_last_pictures_count_alone() -> None:
+    tally, fresh = OverlapTally(2), OverlapTally(2)
+    for overlap in ({0: (1, 9), 7: (0, 5)}, {0: (5, 5)}, {1: (2, 4)}):
+        tally.add(overlap)
+    for overlap in ({0: (5, 5)}, {1: (2, 4)}):
+        fresh.add(overlap)
+    assert tally.value == fresh.value == 0.75
+    assert tally.bounds() == fresh.bounds()
