@@ -87,9 +87,8 @@ def _lay_files(root: Path, wheelhouse: Wheelhouse) -> None:
     manual.parent.mkdir(parents=True)
     with gzip.GzipFile(manual, "wb", compresslevel=9, mtime=0) as stream:
         stream.write((HERE / "deb/edge.1").read_bytes())
-    for path in [root, *root.rglob("*")]:
-        if path.is_dir():
-            path.chmod(0o755)
+    for path in [root, *root.rglob("*")]:  # whatever this user's umask is
+        path.chmod(0o755 if path.is_dir() else path.stat().st_mode | 0o644)
 
 
 def _lay_control(root: Path, wheelhouse: Wheelhouse, architecture: str) -> None:

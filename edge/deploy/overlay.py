@@ -59,7 +59,7 @@ def lay(placed: Iterable[Placed], root: Path) -> None:
     """Put files into a folder that holds a device's file system; a second time changes nothing."""
     for one in placed:
         path = root / one.path.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         if one.target:
             path.unlink(missing_ok=True)
             path.symlink_to(one.target)
@@ -71,6 +71,14 @@ def lay(placed: Iterable[Placed], root: Path) -> None:
             partial.write_bytes(one.contents)
         partial.chmod(one.mode)
         os.replace(partial, path)
+
+
+def _make_folder(folder: Path) -> None:
+    """With the modes that a device needs, whatever this user's umask is."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir()
+        folder.chmod(0o755)
 
 
 def beside(path: Path) -> Path:

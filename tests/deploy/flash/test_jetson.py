@@ -56,6 +56,17 @@ def test_flash_lays_files_makes_the_user_and_calls_the_tool(make_bsp: MakeBsp) -
     assert flash.endswith("jetson-orin-nano-devkit internal")
 
 
+def test_folders_are_open_to_the_service_whoever_flashes(make_bsp: MakeBsp) -> None:
+    bsp = Bsp(make_bsp())
+    before = os.umask(0o077)
+    try:
+        _flash(bsp, [LAID])
+    finally:
+        os.umask(before)
+    assert (bsp.rootfs / "opt/edge").stat().st_mode & 0o777 == 0o755
+    assert (bsp.rootfs / "opt/edge/x").stat().st_mode & 0o777 == 0o644
+
+
 def test_password_that_nobody_needs_is_nowhere(make_bsp: MakeBsp) -> None:
     bsp = Bsp(make_bsp())
     plan = jetson.plan(bsp, [LAID], PERSONAL, [])
