@@ -43,9 +43,10 @@ def build(wheelhouse: Wheelhouse, architecture: str, into: Path) -> Path:
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        root.chmod(0o755)
         _lay_files(root, wheelhouse)
         _lay_control(root, wheelhouse, architecture)
+        for path in [root, *root.rglob("*")]:  # whatever this user's umask is
+            path.chmod(0o755 if path.is_dir() else path.stat().st_mode | 0o644)
         # The wheels are compressed: a better method takes minutes and gains nothing.
         command = [
             "dpkg-deb",
@@ -87,8 +88,6 @@ def _lay_files(root: Path, wheelhouse: Wheelhouse) -> None:
     manual.parent.mkdir(parents=True)
     with gzip.GzipFile(manual, "wb", compresslevel=9, mtime=0) as stream:
         stream.write((HERE / "deb/edge.1").read_bytes())
-    for path in [root, *root.rglob("*")]:  # whatever this user's umask is
-        path.chmod(0o755 if path.is_dir() else path.stat().st_mode | 0o644)
 
 
 def _lay_control(root: Path, wheelhouse: Wheelhouse, architecture: str) -> None:

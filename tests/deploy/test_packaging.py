@@ -154,7 +154,12 @@ def build(
 
 
 def test_the_package_holds_wheels_a_unit_and_settings(build: Callable[..., Path]) -> None:
-    done = subprocess.run(["dpkg-deb", "-c", str(build("0.1.0"))], capture_output=True, text=True)
+    before = os.umask(0o077)
+    try:
+        package = build("0.1.0")
+    finally:
+        os.umask(before)
+    done = subprocess.run(["dpkg-deb", "-c", str(package)], capture_output=True, text=True)
     for name in (
         "./lib/systemd/system/edge.service",
         "./etc/edge/edge.toml",
@@ -163,6 +168,8 @@ def test_the_package_holds_wheels_a_unit_and_settings(build: Callable[..., Path]
     ):
         assert f" {name}\n" in done.stdout
     assert {line.split()[1] for line in done.stdout.splitlines()} == {"root/root"}
+    modes = {line.split()[0] for line in done.stdout.splitlines()}
+    assert modes == {"drwxr-xr-x", "-rw-r--r--", "-rwxr-xr-x"}, "whatever the builder's umask is"
 
 
 @pytest.mark.slow
