@@ -30,6 +30,7 @@ _EXIT_CODES = {
     **dict.fromkeys(("rejected", "rolled-back", "failed"), _main.EXIT_GATE),
     "differs": _main.EXIT_USAGE,
     "unavailable": _main.EXIT_UNAVAILABLE,
+    "defect": _main.EXIT_DEFECT,
 }
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edge.core.errors import EdgeError
 from edge.deploy.connection import Connection, connect
 from edge.deploy.rollout import Outcome, Report, judged, lock, on_each
 
@@ -38,19 +37,15 @@ class DeviceStatus(msgspec.Struct, frozen=True):
 
 def status(hosts: Sequence[str], options: tuple[str, ...], parallel: int) -> list[DeviceStatus]:
     """What each host serves, in their order."""
-
     found: dict[str, DeviceStatus] = {}
 
     def look(host: str) -> Outcome:
-        try:
-            with connect(host, options) as connection:
-                found[host] = _status_of(connection)
-        except EdgeError as error:
-            found[host] = DeviceStatus(host, str(error), error.hint)
+        with connect(host, options) as connection:
+            found[host] = _status_of(connection)
         return Outcome(host, "done")
 
-    on_each(hosts, parallel, look)
-    return [found[host] for host in hosts]
+    outcomes = on_each(hosts, parallel, look)
+    return [found.get(o.host) or DeviceStatus(o.host, o.reason, o.hint) for o in outcomes]
 
 
 def roll_back(

@@ -13,6 +13,7 @@ from typing import IO, Any
 import msgspec
 
 from edge.core.errors import EdgeError, InputError, UnavailableError
+from edge.deploy.failures import NO_PYTHON, explain
 from edge.deploy.program import program
 from edge.deploy.release import CHUNK_BYTES, Contents, size_of
 
@@ -25,7 +26,6 @@ _HOST_KEY = re.compile(rb"debug1: Server host key: (\S+ \S+)")
 _VERBOSE = (b"debug1: ", b"OpenSSH_", b"Authenticated to ", b"Transferred: ", b"Bytes per second: ")
 
 _GREETING = b'{"edge-device": 1}'
-_NO_PYTHON = "edge-needs-python"
 _OPTIONS = {
     "BatchMode": "yes",  # many hosts at once: nobody could tell who is asked for a password
     "ConnectTimeout": "15",
@@ -53,55 +53,9 @@ for minor in 10 8; do
     fi
   done
 done
-echo {_NO_PYTHON} >&2
+echo {NO_PYTHON} >&2
 exit 1
 """
-
-# What ssh and sudo say -> what to tell and what to do, {host} filled in. The first that fits.
-_FAILURES = (
-    (
-        r"REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "{host} shows another host key than before",
-        "if it was set up anew: ssh-keygen -R {name}; if not, it may be another machine",
-    ),
-    (
-        r"Host key verification failed",
-        "the host key of {host} is not known here",
-        "connect once by hand and compare it: ssh {host}",
-    ),
-    (
-        r"Permission denied",
-        "{host} does not let this user in",
-        "add your key: ssh-copy-id {host} (a key with a passphrase: ssh-add)",
-    ),
-    (
-        r"sudo: .*(password|terminal|tty)",
-        "sudo asks for a password on {host}",
-        "connect as root@{name}, or allow it there: echo 'USER ALL=(ALL) NOPASSWD: ALL' | "
-        "sudo tee /etc/sudoers.d/edge",
-    ),
-    (
-        r"sudo: not found|sudo: command not found|not in the sudoers|not allowed to execute",
-        "the user has no right to become root on {host}",
-        "connect as root@{name}, or let an administrator add the user to sudoers",
-    ),
-    (
-        _NO_PYTHON,
-        "there is no Python 3.8 or newer on {host}",
-        "install one there: apt-get install python3",
-    ),
-    (
-        r"Could not resolve hostname",
-        "no host is named {name}",
-        "check the name, or give an address",
-    ),
-    (
-        r"connect to host|Connection refused|timed out|No route to host|Network is unreachable|"
-        r"(?m:^(kex_exchange_identification: .*)?Connection (closed|reset) by)",
-        "{host} can not be reached",
-        "is it on, and in this network? Try: ssh {host}",
-    ),
-)
 
 
 class RemoteError(UnavailableError):
@@ -183,7 +137,7 @@ class Connection:
                 if say is not None:
                     say(message["event"])
             elif "error" in message:
-                raise RemoteError(f"{self.host}: {message['error']}", hint=message["hint"])
+                raise RemoteError(message["error"], hint=message["hint"])
             else:
                 return message["result"]
 
@@ -251,21 +205,6 @@ def connect(host: str, options: tuple[str, ...] = ()) -> Connection:
         connection.close()
         raise
     return connection
-
-
-def explain(host: str, stderr: str) -> EdgeError:
-    """The error that stands for what ssh printed."""
-    name = host.rpartition("@")[2]
-    for pattern, message, hint in _FAILURES:
-        if re.search(pattern, stderr):
-            return UnavailableError(
-                message.format(host=host, name=name), hint=hint.format(host=host, name=name)
-            )
-    last = (stderr.strip().splitlines() or ["without a word"])[-1]
-    return UnavailableError(
-        f"the connection to {host} ended: {last}",
-        hint="run it again: what has arrived is kept, and what serves there still does",
-    )
 
 
 def _chunks(contents: Contents, offset: int) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import socket
 import threading
 import time
@@ -34,6 +35,8 @@ from edge.deploy.release import (
 from edge.deploy.wheels import Target, Wheelhouse, collect, extras_for
 from edge.settings import Settings
 
+log = logging.getLogger(__name__)
+
 State = Literal[
     "done",
     "unchanged",
@@ -44,6 +47,7 @@ State = Literal[
     "failed",
     "differs",
     "unavailable",
+    "defect",
 ]
 """``rejected`` did not answer right before the switch, ``rolled-back`` was not healthy after it,
 ``failed`` serves already but is not healthy; ``differs`` is not for this device."""
@@ -148,6 +152,10 @@ def on_each(hosts: Sequence[str], parallel: int, act: Callable[[str], Outcome]) 
             outcome = Outcome(host, "unavailable", str(error), error.hint)
         except EdgeError as error:
             outcome = Outcome(host, "differs", str(error), error.hint)
+        except Exception as error:  # the others' outcomes are not lost for it
+            log.debug("%s", host, exc_info=True)
+            hint = "this is a defect of edge; run it again with --debug and report what it prints"
+            outcome = Outcome(host, "defect", f"{type(error).__name__}: {error}", hint)
         return msgspec.structs.replace(outcome, seconds=round(time.monotonic() - start_s, 2))
 
     pool = ThreadPoolExecutor(max(1, parallel), thread_name_prefix="edge-deploy")
@@ -176,6 +184,9 @@ def _deploy_to(host: str, order: Order, depot: Depot, report: Report) -> Outcome
         placed = [one for one in placed if one.path in stale]
         contents = {**parcel.contents, **{of_system[one.path]: one.contents for one in placed}}
         held = connection.ask("held", files=[*contents, *parcel.release.parts()])
+        differences += _lost(parcel, contents, held)
+        if _stops(differences):
+            return _differs(host, differences)
         plan = make_plan(parcel, placed, facts, held, timeout_s=order.timeout_s)
         differences += release_differences(
             parcel, facts, missing_bytes=plan.missing_bytes, is_forced=order.is_forced
@@ -258,6 +269,15 @@ def _settings_there(facts: Facts) -> ServiceSettings:
         return read_settings(None)
     part = Part(SETTINGS_FILE, there.settings.sha256, there.settings.size_bytes)
     return ServiceSettings(part, there.http, None, Settings())
+
+
+def _lost(parcel: Parcel, contents: dict[str, Contents], held: dict[str, int]) -> list[Difference]:
+    """Settings that the device served by and has not any more, so that nobody has them."""
+    part = parcel.release.settings
+    if part.sha256 in contents or held.get(part.sha256) == part.size_bytes:
+        return []
+    do = "give them again: --config edge.toml"
+    return [Difference("settings", f"the {part.name} that it serves by", "", do)]
 
 
 def _stops(differences: Sequence[Difference]) -> bool:

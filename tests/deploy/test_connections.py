@@ -10,7 +10,7 @@ import pytest
 from ssh_device import Device, wait_until
 
 from edge.core.errors import UnavailableError
-from edge.deploy import connection, contract, rollout
+from edge.deploy import care, connection, contract, rollout
 from edge.deploy.connection import connect
 from edge.deploy.release import read_bundles
 from edge.deploy.rollout import Outcome
@@ -84,7 +84,11 @@ def test_a_file_that_arrived_damaged_is_sent_anew(
 
 
 def test_a_full_disk_is_said_and_gives_its_room_back(
-    served: Device, bring: Bring, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+    served: Device,
+    bring: Bring,
+    make_bundle: MakeBundle,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     large = make_bundle("2", notes_bytes=30_000_000)
     assert bring(served, large).state == "done"  # there is room
@@ -93,13 +97,56 @@ def test_a_full_disk_is_said_and_gives_its_room_back(
     served.boot()
     larger = make_bundle("3", notes_bytes=31_000_000)
     monkeypatch.setattr(contract, "SPARE_BYTES", 0)  # as if the disk had become full meanwhile
-    full = bring(served, larger)
+    full = bring(served, larger, config=settings(served))
     assert full.state == "unavailable", full
     assert "No space left" in full.reason
     assert "make room" in full.hint
     assert served.versions() == {"m": "2"}
     free = served.run("df --output=avail /opt/edge/files | tail -1")
     assert int(free) > 2500  # of 5 MB; the wheels take the rest
+
+
+def test_a_disk_without_a_free_byte_can_be_cleared(
+    served: Device, bring: Bring, make_bundle: MakeBundle, settings: Settings
+) -> None:
+    served.cut_power()
+    size = "$(($(du -sm /opt | cut -f1) + 30))"
+    served.more_mounts = (
+        f"cp -a /opt /run/copy; mount -t tmpfs -o size={size}m none /opt; cp -a /run/copy/. /opt; "
+        "dd if=/dev/zero of=/opt/full bs=64k 2>/dev/null || true"
+    )
+    served.boot()
+    wait_until(lambda: served.versions() == {"m": "1"})
+    full = bring(served, make_bundle("2"), config=settings(served, "drain_s = 5\n"))
+    assert full.state == "differs", full
+    assert full.reason.startswith("disk: needs ")
+    assert served.versions() == {"m": "1"}
+    (off,) = care.remove([served.name], ("-F", str(served.config)), 1, lambda *_: None)
+    assert off.state == "removed", off
+
+
+def test_settings_that_a_device_lost_are_asked_for(
+    served: Device, bring: Bring, make_bundle: MakeBundle, settings: Settings
+) -> None:
+    for file in served.path("/opt/edge/files").iterdir():
+        file.unlink()
+    lost = bring(served, make_bundle("2"))
+    assert lost.state == "differs", lost
+    assert lost.reason == "settings: needs the edge.toml that it serves by, has none"
+    assert "--config" in lost.hint
+    assert served.versions() == {"m": "1"}
+    assert bring(served, make_bundle("3"), config=settings(served)).state == "done"
+
+
+def test_a_defect_on_the_way_to_one_host_is_no_end_for_the_others() -> None:
+    def asked(host: str) -> Outcome:
+        if host == "odd":
+            raise KeyError("what no answer holds")
+        return Outcome(host, "done")
+
+    odd, good = rollout.on_each(["odd", "good"], 2, asked)
+    assert (odd.state, odd.reason) == ("defect", "KeyError: 'what no answer holds'")
+    assert good.state == "done"
 
 
 def test_a_device_ends_by_itself_what_an_operator_left_in_the_middle(

@@ -1,4 +1,4 @@
-"""Whether a device fits a release, and what is said where it does not, or where ssh gives up."""
+"""Whether a device fits a release, and what is said where it does not."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge.core.errors import UnavailableError
-from edge.deploy.connection import explain
 from edge.deploy.contract import Difference, device_differences, release_differences
 from edge.deploy.facts import Facts, Python
 from edge.deploy.release import Parcel, make_parcel, read_bundles, read_settings
@@ -137,30 +135,3 @@ def test_force_lets_another_architecture_pass_but_not_a_full_disk(
     assert difference.kind == "warns"
     (difference,) = found(parcel, facts(free_disk_bytes=1), is_forced=True)
     assert (difference.what, difference.kind) == ("disk", "stops")
-
-
-@pytest.mark.parametrize(
-    ("stderr", "message", "hint"),
-    [
-        ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @", "another host key", "-R nano"),
-        ("Host key verification failed.", "not known here", "ssh root@nano"),
-        ("root@nano: Permission denied (publickey).", "let this user in", "ssh-copy-id root@nano"),
-        ("sudo: a password is required", "asks for a password", "visudo|sudoers"),
-        ("sh: 1: exec: sudo: not found", "no right to become root", "root@nano"),
-        ("edge-needs-python", "no Python 3.8", "apt-get install python3"),
-        ("ssh: Could not resolve hostname nano: Name or service not known", "named nano", "name"),
-        (
-            "ssh: connect to host nano port 22: Connection refused",
-            "not be reached",
-            "ssh root@nano",
-        ),
-        ("ssh: connect to host nano port 22: Connection timed out", "not be reached", "is it on"),
-        ("client_loop: send disconnect: Broken pipe", "Broken pipe", "run it again"),
-        ("", "without a word", "run it again"),
-    ],
-)
-def test_what_ssh_says_is_explained(stderr: str, message: str, hint: str) -> None:
-    error = explain("root@nano", stderr)
-    assert isinstance(error, UnavailableError)
-    assert message in str(error)
-    assert any(word in error.hint for word in hint.split("|"))

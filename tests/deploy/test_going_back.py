@@ -25,7 +25,7 @@ def test_a_bad_version_is_found_out_before_a_restart(
     config = settings(served, "drain_s = 5\n")
     outcome = bring(served, make_bundle("2", answer=1.0), config=config)
     assert outcome.state == "rejected", outcome
-    assert "does not answer right" in outcome.reason
+    assert outcome.reason.startswith("m 2 does not answer right there: ")
     assert served.versions() == {"m": "1"}
     assert served.service()["MainPID"] == before
 
@@ -102,5 +102,6 @@ def test_a_device_that_trusts_others_takes_no_unsigned_bundle(
     config = settings(served, "drain_s = 5\n")
     outcome = bring(served, make_bundle("2"), config=config)
     assert outcome.state == "rejected", outcome
-    assert "not signed" in outcome.reason
+    assert outcome.reason == "m 2 is refused there: the bundle is not signed"
+    assert outcome.hint.startswith("sign it: ")
     assert served.versions() == {"m": "1"}

@@ -111,8 +111,9 @@ class Session:
             raise RefusedError(
                 f"{other} deploys to it right now", "wait until that has ended, then try again"
             ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{who} (since {time.strftime('%H:%M:%S %Z')})".encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk it holds without a name
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{who} (since {time.strftime('%H:%M:%S %Z')})".encode(), 0)
         store.prepare(self._layout)
         undone = (switch.take_back(self._layout), enrolment.take_back(self._layout))
         healed = "; ".join(filter(None, undone))
@@ -154,11 +155,8 @@ class Session:
             done = service.run_as_user(self._layout, command, folder, _CHECK_TIMEOUT_S)
             if done.returncode:
                 lines = (done.stderr.strip() or done.stdout.strip() or "no reason").splitlines()
-                told = [line for line in lines if line.startswith(("error", "✗"))] or lines
-                raise RefusedError(
-                    f"{model['name']} {model['version']} does not answer right there: {told[0]}",
-                    "nothing was changed; try edge verify on the device",
-                )
+                title = f"{model['name']} {model['version']}"
+                raise RefusedError(*_verified(title, path, lines))
 
     def _switch(self, digest: str, is_live: bool, timeout_s: float) -> dict[str, Any]:
         digest = digest or switch.previous(self._layout)
@@ -195,9 +193,24 @@ class Session:
         return was_there
 
 
+def _verified(title: str, path: str, lines: list[str]) -> tuple[str, str]:
+    """What edge verify says of a bundle that is not to serve, and what to do."""
+    kept = "what serves was not touched"
+    for line in lines:
+        if line.startswith("error: "):
+            hints = [hint[len("hint: ") :] for hint in lines if hint.startswith("hint: ")]
+            reason = line[len("error: ") :].replace(f"{path}: ", "")
+            return f"{title} is refused there: {reason}", "; ".join([*hints, kept])
+    told = [line for line in lines if line.startswith("✗")] or lines
+    return f"{title} does not answer right there: {told[0]}", kept
+
+
 def _told(error: OSError) -> dict[str, Any]:
     where = f" ({error.filename})" if error.filename else ""
-    hint = "what serves was not touched"
-    if error.errno == errno.ENOSPC:
-        hint = f"make room on the device; {hint}"
+    todo = {
+        errno.ENOSPC: "make room on the device; ",
+        errno.EDQUOT: "make room on the device; ",
+        errno.EROFS: "mount it writable, or another file system at /opt/edge; ",
+    }
+    hint = todo.get(error.errno or 0, "") + "what serves was not touched"
     return {"error": f"{error.strerror or error}{where}", "hint": hint}
