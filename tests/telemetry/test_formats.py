@@ -138,6 +138,24 @@ def test_a_model_that_goes_is_gone_in_every_format(
     assert b'"model-digits-state":{"p":"sensor"}' not in heard.of(CONFIG)[-1]
 
 
+def test_a_model_that_went_while_the_device_was_off_is_not_left_at_the_broker(
+    hear: Any, start: Any, eventually: Eventually
+) -> None:
+    models, topics = Models(), "edge/v1/lab/one/model/{}".format
+    models.names.append("faces")
+    heard = hear()
+    publisher = start(models, ("json",))
+    eventually(lambda: all(heard.of(topics(name)) for name in models.names), "both models")
+    publisher.close(LONG_S)
+    models.names.remove("faces")
+    start(models, ("json",))
+    eventually(lambda: heard.of(topics("faces"))[-1] == b"", "an empty topic")
+    late = hear("edge/v1/lab/one/model/+")
+    eventually(lambda: bool(late.of(topics("digits"))), "the other")
+    assert not late.of(topics("faces"))
+    assert all(heard.of(topics("digits")))  # was never emptied
+
+
 def test_home_assistant_that_comes_up_is_told_again(
     hear: Any, start: Any, send: Any, eventually: Eventually
 ) -> None:
