@@ -12,10 +12,11 @@ _Positive = msgspec.Meta(gt=0)
 class Commands(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rights, each off unless switched on, by the names of the verbs; and bounds.
 
-    While all are off, the device listens to no command. ``desired`` lets the operator say once which
-    versions are to serve, and at what power. Of commands that ended, up to ``remember`` are known
-    again by their ids, for ``remember_days``. At most ``queue`` wait for their turn. A command
-    has up to ``max_payload_bytes``, and a picture by ``snapshot`` up to ``max_snapshot_bytes``.
+    While all are off, the device listens to no command. ``desired`` lets the operator say once
+    which versions are to serve, and at what power. Of commands that ended, up to ``remember`` are
+    known again by their ids, for ``remember_days``. At most ``queue`` wait for their turn. A
+    command has up to ``max_payload_bytes``, and a picture by ``snapshot`` up to
+    ``max_snapshot_bytes``.
     """
 
     load: bool = False
