@@ -51,6 +51,7 @@ MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/s
 SHAPE = (1, 3, 224, 224)
 CPU_S, ROUNDS, TURN_S, SETTLE_S, CLOSE_S = 20.0, 36, 3.0, 0.3, 0.1
 TARGET_CPU, TARGET_CHANGE = 0.01, 0.01
+THREADS = ("edge-telemetry", "edge-mqtt", "edge-outbox", "edge-commands", "edge-desired")
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -101,11 +102,10 @@ def bundle(folder: Path) -> Path:
 @contextlib.contextmanager
 def telemetry(runtime: Runtime, url: str, folder: Path) -> Iterator[list[int]]:
     """One sample a second, nothing without a URL; gives the clocks of its threads' processor."""
-    before = set(threading.enumerate())
     mqtt = Mqtt(url=url, device="bench", interval_s=1.0, outbox=str(folder))
     publisher = publish(runtime, Settings(mqtt=mqtt), runtime=runtime) if url else None
     time.sleep(SETTLE_S)
-    threads = set(threading.enumerate()) - before if url else set()
+    threads = [thread for thread in threading.enumerate() if thread.name in THREADS]
     try:
         yield [time.pthread_getcpuclockid(thread.ident or 0) for thread in threads]
     finally:
