@@ -8,6 +8,7 @@ import subprocess
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from pwd import getpwuid
 
 import msgspec
 
@@ -134,7 +135,8 @@ def follow(call: Call, folder: Path, log: Path, tell: Tell) -> None:
             process = subprocess.Popen(
                 call.arguments,
                 cwd=folder,
-                env={**os.environ, **call.environment},
+                # flash.sh asks USER who runs it, which nobody sets in a container.
+                env={**os.environ, "USER": getpwuid(os.geteuid()).pw_name, **call.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

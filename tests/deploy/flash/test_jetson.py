@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,13 @@ def test_flash_lays_files_makes_the_user_and_calls_the_tool(make_bsp: MakeBsp) -
     user, flash = (bsp.path / "calls").read_text().splitlines()
     assert user == "./tools/l4t_create_default_user.sh -u admin -n edge-jetson --accept-license"
     assert flash.endswith("jetson-orin-nano-devkit internal")
+
+
+def test_tools_are_told_who_runs_them(make_bsp: MakeBsp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("USER", raising=False)
+    bsp = Bsp(make_bsp())
+    _flash(bsp, [LAID])
+    assert f"USER={pwd.getpwuid(os.geteuid()).pw_name} " in (bsp.path / "calls").read_text()
 
 
 def test_folders_are_open_to_the_service_whoever_flashes(make_bsp: MakeBsp) -> None:
