@@ -12,7 +12,7 @@ from edge.core.profile import load_profile, profile_names
 BOARDS = [name for name in profile_names() if load_profile(name).flash.tool == "l4t"]
 
 _RECORD = """#!/bin/sh
-echo "USER=$USER BOARDID=$BOARDID BOARDSKU=$BOARDSKU OVERLAY=$ADDITIONAL_DTB_OVERLAY_OPT $0 $*" >> calls
+echo "USER=$USER BOARDID=$BOARDID BOARDSKU=$BOARDSKU $0 $*" >> calls
 [ ! -f say ] || cat say
 [ ! -f fail ] || exit "$(cat fail)"
 """
