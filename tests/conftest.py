@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import signal
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import surroundings
 from hypothesis import HealthCheck, settings
 from patience import LONG_S
 
@@ -37,9 +37,7 @@ settings.register_profile(
     ],
 )
 settings.load_profile("repeatable")
-
-# A shell starts what it puts into the background deaf to Ctrl-C, and all that this starts would be.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+surroundings.settle()
 
 ROOT = Path(__file__).parent.parent
 _states = itertools.count()
