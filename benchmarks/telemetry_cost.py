@@ -228,8 +228,8 @@ def inference_tables(result: Result) -> list[str]:
     ratios = {
         "broker dead / without telemetry": (median.dead, p99.dead),
         "its noise: without telemetry, again / without": (median.control, p99.control),
-        "broker dead: all / those beside which telemetry slept": (median.beside, p99.beside),
-        "its noise: the same half a second later": (median.beside_control, p99.beside_control),
+        "broker dead: with / without those beside telemetry": (median.beside, p99.beside),
+        "its noise: the same at other moments": (median.beside_control, p99.beside_control),
     }
     return [
         "SqueezeNet 1.1 (onnxruntime, fp32, one thread, on a core of its own),"
@@ -253,9 +253,10 @@ def inference_tables(result: Result) -> list[str]:
         "",
         f"Telemetry's threads ran for {result.busy_ms_per_s:.2f} ms of each second, beside"
         f" {p99.share_beside:.1%} of the inferences",
-        "(counting the two after each). They sleep otherwise, and change nothing then: inferences"
-        " beside which they slept",
-        "are as without telemetry, in the same seconds. That comparison has the least noise.",
+        "(counting the two after each). They sleep otherwise and change nothing then, so that the"
+        " others are as without",
+        "telemetry, in the same seconds: the comparison with the least noise. It leaves as many out"
+        " above, at random.",
         "",
     ]
 

@@ -12,7 +12,8 @@ OFF, AGAIN, DEAD = NAMES = ("without telemetry", "without, again", "broker dead"
 RESAMPLES = 1000
 AFTER = 2
 """Inferences after one beside which telemetry ran, which may find caches as that has left them."""
-HALF_PERIOD_S = 0.5
+ELSEWHEN_S, OTHERWHEN_S = 1 / 3, 2 / 3
+"""After telemetry ran: moments at which it sleeps, as it looks once a second."""
 
 Array = NDArray[np.float64]
 
@@ -53,10 +54,11 @@ class Comparison(msgspec.Struct, frozen=True):
     Attributes:
         control: Turns without telemetry over the others without it: the noise of ``dead``.
         dead: Turns with a dead broker over all those without telemetry.
-        beside: Of the turns with a dead broker, all inferences over those during which, and
-            shortly before which, no thread of telemetry ran: these are as they would be without.
-        beside_control: The same, leaving out those half a second later, when telemetry sleeps:
-            its noise, and what comes of it that long inferences have more beside them.
+        beside: Of the turns with a dead broker, all inferences but some at other moments, over all
+            but those during which, or shortly before which, a thread of telemetry ran: these are
+            as they would be without it. As many are left out above, as a long inference is more
+            likely to have anything beside it.
+        beside_control: The same with yet other moments below: the noise of ``beside``.
         share_beside: Of the inferences that ``beside`` leaves out.
     """
 
@@ -71,13 +73,14 @@ def compared(rounds: Sequence[Round], percent: int) -> Comparison:
     dead = [one.times(DEAD) for one in rounds]
     off = [one.times(OFF) for one in rounds]
     again = [one.times(AGAIN) for one in rounds]
-    beside = [_beside(one.turns[DEAD]) for one in rounds]
-    later = [_half_a_second_later(one.turns[DEAD]) for one in rounds]
+    beside = [_at_work(one.turns[DEAD], 0.0) for one in rounds]
+    elsewhen = _without(dead, [_at_work(one.turns[DEAD], ELSEWHEN_S) for one in rounds])
+    otherwhen = _without(dead, [_at_work(one.turns[DEAD], OTHERWHEN_S) for one in rounds])
     return Comparison(
         control=_ratio(again, off, percent),
         dead=_ratio(dead, [one.times(OFF, AGAIN) for one in rounds], percent),
-        beside=_ratio(dead, _without(dead, beside), percent),
-        beside_control=_ratio(dead, _without(dead, later), percent),
+        beside=_ratio(elsewhen, _without(dead, beside), percent),
+        beside_control=_ratio(elsewhen, otherwhen, percent),
         share_beside=round(float(np.concatenate(beside).mean()), 4),
     )
 
@@ -89,24 +92,15 @@ def milliseconds(rounds: Sequence[Round], name: str) -> tuple[float, float]:
     return round(float(median), 3), round(float(p99), 3)
 
 
-def _beside(turn: Turn) -> NDArray[np.bool_]:
-    return _with_those_after(turn.busy_ms > 0)
-
-
-def _half_a_second_later(turn: Turn) -> NDArray[np.bool_]:
-    """Those that were at work half a second after telemetry was; before, at the turn's end."""
-    moments_s = turn.begun_s[turn.busy_ms > 0] + HALF_PERIOD_S
-    moments_s[moments_s > turn.begun_s[-1]] -= 2 * HALF_PERIOD_S
-    later = np.zeros(len(turn.begun_s), bool)
-    later[np.searchsorted(turn.begun_s, moments_s, side="right") - 1] = True
-    return _with_those_after(later)
-
-
-def _with_those_after(chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    wider = chosen.copy()
-    for distance in range(1, AFTER + 1):
-        wider[distance:] |= chosen[:-distance]
-    return wider
+def _at_work(turn: Turn, later_s: float) -> NDArray[np.bool_]:
+    """Inferences at work ``later_s`` after telemetry ran, and the next few; a turn is a circle."""
+    elapsed_s = turn.begun_s - turn.begun_s[0]
+    moments_s = (elapsed_s[turn.busy_ms > 0] + later_s) % (elapsed_s[-1] + turn.spent_ms[-1] / 1e3)
+    places = np.searchsorted(elapsed_s, moments_s, side="right") - 1
+    chosen = np.zeros(len(elapsed_s), bool)
+    for distance in range(AFTER + 1):
+        chosen[np.minimum(places + distance, len(chosen) - 1)] = True
+    return chosen
 
 
 def _without(times: list[Array], left_out: list[NDArray[np.bool_]]) -> list[Array]:
