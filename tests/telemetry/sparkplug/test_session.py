@@ -144,6 +144,33 @@ def test_a_metric_that_no_birth_has_named_takes_another_birth() -> None:
     assert _seqs(messages) == [0, 1]
 
 
+def test_events_are_told_of_whom_they_are_about() -> None:
+    session = Node()
+    session.birth(_figures(digits=3, load=1), 5)
+    told = [
+        session.note("drift", 6, name="digits", to="drifted"),
+        session.note("command", 7, name="load", model="digits"),  # a verb that a model is named as
+        session.note("command", 8, name="power"),
+    ]
+    assert [_said(messages)[-1][0] for messages in told] == [
+        "DDATA/one/digits",
+        "DDATA/one/digits",
+        "NDATA/one",
+    ]
+    assert _said(told[2])[0][1] == {"event/command": '{"name":"power"}'}
+
+
+def test_history_that_no_birth_names_or_of_another_type_is_left_out() -> None:
+    session = Node()
+    session.birth(_figures(digits=3), 5)
+    change = {"device/cpu_percent": 7.0, "device/power_level": 3, "gone": 1, "bdSeq": True}
+    told = Told("", change, 1, 4, has_waited=True)
+    (message,) = session.session.data(told, 6)
+    (metric,) = decode(message.payload).metrics
+    assert (metric.name, metric.value, metric.timestamp_ms) == ("device/cpu_percent", 7.0, 4)
+    assert not session.session.data(Told("gone", {"a": 1}, 2, 4, has_waited=True), 6)
+
+
 def test_numbers_go_on_over_node_and_devices_and_after_255_comes_0() -> None:
     session = Node()
     messages = session.birth(_figures(digits=0), 0)

@@ -78,7 +78,7 @@ class Recorder:
 
     def note(self, event: str, told: Metrics, now_ms: int) -> tuple[str, Change]:
         """Take in an event: one metric for each type, whose value is all that it says."""
-        about = (device_name(str(told[key])) for key in ("name", "model") if told.get(key))
+        about = (device_name(str(told[key])) for key in ("model", "name") if told.get(key))
         device = next((name for name in about if name in self.values), NODE)
         metric = _text(f"{EVENT}{event}", msgspec.json.encode(told).decode(), now_ms)
         self._events.setdefault(device, {})[metric.name] = metric
