@@ -22,6 +22,9 @@ _STRANGERS = 0o007
 _VERDICT_S = 0.5  # a round trip, for brokers that give no ticket
 _ALERT = re.compile(r"\[SSL: (\w+)\]")
 
+# Of an end in the midst Debian's Python 3.11.2 says that the other side closed in good order.
+_HUNG_UP = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError, BrokenPipeError)
+
 # By X.509 verification codes: OpenSSL, include/openssl/x509_vfy.h
 _NOT_YET_VALID, _EXPIRED, _WRONG_HOST, _WRONG_IP = 9, 10, 62, 64
 _UNKNOWN_CA = (18, 19, 20, 21)
@@ -99,7 +102,7 @@ def explain(error: Exception, address: BrokerAddress) -> str:
     """Why there is no connection, and what may help; empty if TLS has no part in it."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _verification(error, address)
-    if isinstance(error, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError):
+    if isinstance(error, _HUNG_UP):
         return f"it hung up during the TLS handshake: maybe {_NO_TLS_THERE}"
     if isinstance(error, TimeoutError) and "handshake" in str(error):
         return f"no answer to the TLS handshake: maybe {_NO_TLS_THERE}"

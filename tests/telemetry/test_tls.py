@@ -30,6 +30,12 @@ def _connect(port: int, host: str = "127.0.0.1", **files: Any) -> Link:
     return link
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict on our certificate is awaited, however late it comes."""
+    monkeypatch.setattr(tls, "_VERDICT_S", LONG_S)
+
+
 @pytest.fixture
 def tls_broker(mosquitto: Any, authority: Any) -> Callable[..., int]:
     """Starts brokers with TLS; gives their port."""
