@@ -39,12 +39,12 @@ def status(hosts: Sequence[str], options: tuple[str, ...], parallel: int) -> lis
     """What each host serves, in their order."""
     found: dict[str, DeviceStatus] = {}
 
-    def look(host: str) -> Outcome:
+    def look(host: str, _: Report) -> Outcome:
         with connect(host, options) as connection:
             found[host] = _status_of(connection)
         return Outcome(host, "done")
 
-    outcomes = on_each(hosts, parallel, look)
+    outcomes = on_each(hosts, parallel, lambda *_: None, look)
     return [found.get(o.host) or DeviceStatus(o.host, o.reason, o.hint) for o in outcomes]
 
 
@@ -58,13 +58,13 @@ def roll_back(
 ) -> list[Outcome]:
     """To the release before, by the same rules as to a new one."""
 
-    def back(host: str) -> Outcome:
+    def back(host: str, told: Report) -> Outcome:
         with connect(host, options) as connection:
             lock(connection)
-            report(host, "going back", 1.0)
+            told(host, "going back", 1.0)
             answer = connection.ask(
                 "switch",
-                lambda text: report(host, text, 1.0),
+                lambda text: told(host, text, 1.0),
                 digest="",
                 is_live=False,
                 timeout_s=timeout_s,
@@ -72,7 +72,7 @@ def roll_back(
             outcome = Outcome(host, "done", release=answer["release"], takeover="restart")
             return judged(outcome, answer)
 
-    return on_each(hosts, parallel, back)
+    return on_each(hosts, parallel, report, back)
 
 
 def remove(
@@ -80,14 +80,14 @@ def remove(
 ) -> list[Outcome]:
     """Stop the service and take it off; the device's own settings and state stay."""
 
-    def take_off(host: str) -> Outcome:
+    def take_off(host: str, told: Report) -> Outcome:
         with connect(host, options) as connection:
             lock(connection)
-            report(host, "removing", 1.0)
+            told(host, "removing", 1.0)
             was_there = connection.ask("remove")
             return Outcome(host, "removed" if was_there else "unchanged")
 
-    return on_each(hosts, parallel, take_off)
+    return on_each(hosts, parallel, report, take_off)
 
 
 def _status_of(connection: Connection) -> DeviceStatus:

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 import msgspec
@@ -25,6 +26,7 @@ Progress = Callable[[int], None]
 _HOST_KEY = re.compile(rb"debug1: Server host key: (\S+ \S+)")
 _VERBOSE = (b"debug1: ", b"OpenSSH_", b"Authenticated to ", b"Transferred: ", b"Bytes per second: ")
 
+_BEAT_S = 20.0  # well within session.PATIENCE_S
 _GREETING = b'{"edge-device": 1}'
 _OPTIONS = {
     "BatchMode": "yes",  # many hosts at once: nobody could tell who is asked for a password
@@ -101,6 +103,24 @@ class Connection:
             progress(sent)
         self._answer(None)
         return sent
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Let the device know that we are there, while there is nothing to ask for long."""
+        is_over = threading.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(EdgeError):  # the next question says it
+                while not is_over.wait(_BEAT_S):
+                    self._write(b"\n")
+
+        beat = threading.Thread(target=tell, daemon=True)
+        beat.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            beat.join()
 
     def close(self) -> None:
         """Hang up. What the device has begun, it ends."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -61,6 +61,15 @@ def device_differences(facts: Facts) -> list[Difference]:
         do = "mount it writable, or mount another file system there"
         found.append(Difference("/opt/edge", "to be writable", "a read-only file system", do))
     return found
+
+
+def lost_settings(parcel: Parcel, held: Mapping[str, int]) -> list[Difference]:
+    """Those that the device served by and has not any more, so that nobody has them."""
+    part = parcel.release.settings
+    if part.sha256 in parcel.contents or held.get(part.sha256) == part.size_bytes:
+        return []
+    do = "give them again: --config edge.toml"
+    return [Difference("settings", f"the {part.name} that it serves by", "", do)]
 
 
 def release_differences(

@@ -16,7 +16,12 @@ import msgspec
 
 from edge.core.errors import EdgeError, UnavailableError
 from edge.deploy.connection import Connection, RemoteError, connect
-from edge.deploy.contract import Difference, device_differences, release_differences
+from edge.deploy.contract import (
+    Difference,
+    device_differences,
+    lost_settings,
+    release_differences,
+)
 from edge.deploy.facts import Facts, decode_facts
 from edge.deploy.ondevice.layout import Layout
 from edge.deploy.overlay import system_files
@@ -135,19 +140,28 @@ def deploy(
     """
     store = depot or Depot(order)
     return on_each(
-        hosts,
-        order.parallel,
-        lambda host: _deploy_to(host, order, store, report),
+        hosts, order.parallel, report, lambda host, told: _deploy_to(host, order, store, told)
     )
 
 
-def on_each(hosts: Sequence[str], parallel: int, act: Callable[[str], Outcome]) -> list[Outcome]:
-    """``act`` for each host; what it raises becomes that host's outcome."""
+def on_each(
+    hosts: Sequence[str], parallel: int, report: Report, act: Callable[[str, Report], Outcome]
+) -> list[Outcome]:
+    """``act`` for each host; what it raises becomes that host's outcome.
+
+    Once this is interrupted, what they are at ends at the next thing that they report.
+    """
+    is_over = threading.Event()
+
+    def told(host: str, at: str, share: float) -> None:
+        if is_over.is_set():
+            raise UnavailableError("it was interrupted")
+        report(host, at, share)
 
     def guarded(host: str) -> Outcome:
         start_s = time.monotonic()
         try:
-            outcome = act(host)
+            outcome = act(host, told)
         except UnavailableError as error:
             outcome = Outcome(host, "unavailable", str(error), error.hint)
         except EdgeError as error:
@@ -162,6 +176,7 @@ def on_each(hosts: Sequence[str], parallel: int, act: Callable[[str], Outcome]) 
     try:
         return list(pool.map(guarded, hosts))
     finally:
+        is_over.set()
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -177,14 +192,15 @@ def _deploy_to(host: str, order: Order, depot: Depot, report: Report) -> Outcome
             return _differs(host, differences)
         settings = order.settings or _settings_there(facts)
         report(host, "collecting wheels", 0.0)
-        parcel = depot.parcel(facts, settings)
+        with connection.kept():
+            parcel = depot.parcel(facts, settings)
         placed = system_files(Layout())
         of_system = {one.path: digest_of(one.contents) for one in placed}
         stale = connection.ask("stale", files=of_system)
         placed = [one for one in placed if one.path in stale]
         contents = {**parcel.contents, **{of_system[one.path]: one.contents for one in placed}}
         held = connection.ask("held", files=[*contents, *parcel.release.parts()])
-        differences += _lost(parcel, contents, held)
+        differences += lost_settings(parcel, held)
         if _stops(differences):
             return _differs(host, differences)
         plan = make_plan(parcel, placed, facts, held, timeout_s=order.timeout_s)
@@ -269,15 +285,6 @@ def _settings_there(facts: Facts) -> ServiceSettings:
         return read_settings(None)
     part = Part(SETTINGS_FILE, there.settings.sha256, there.settings.size_bytes)
     return ServiceSettings(part, there.http, None, Settings())
-
-
-def _lost(parcel: Parcel, contents: dict[str, Contents], held: dict[str, int]) -> list[Difference]:
-    """Settings that the device served by and has not any more, so that nobody has them."""
-    part = parcel.release.settings
-    if part.sha256 in contents or held.get(part.sha256) == part.size_bytes:
-        return []
-    do = "give them again: --config edge.toml"
-    return [Difference("settings", f"the {part.name} that it serves by", "", do)]
 
 
 def _stops(differences: Sequence[Difference]) -> bool:

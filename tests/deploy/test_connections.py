@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import LONG_S
 from ssh_device import Device, wait_until
 
 from edge.core.errors import UnavailableError
@@ -139,14 +141,50 @@ def test_settings_that_a_device_lost_are_asked_for(
 
 
 def test_a_defect_on_the_way_to_one_host_is_no_end_for_the_others() -> None:
-    def asked(host: str) -> Outcome:
+    def asked(host: str, _: rollout.Report) -> Outcome:
         if host == "odd":
             raise KeyError("what no answer holds")
         return Outcome(host, "done")
 
-    odd, good = rollout.on_each(["odd", "good"], 2, asked)
+    odd, good = rollout.on_each(["odd", "good"], 2, lambda *_: None, asked)
     assert (odd.state, odd.reason) == ("defect", "KeyError: 'what no answer holds'")
     assert good.state == "done"
+
+
+def test_what_is_interrupted_ends_at_the_next_step_of_each_host() -> None:
+    begun, goes_on, ended = (threading.Event() for _ in range(3))
+
+    def act(host: str, told: rollout.Report) -> Outcome:
+        if host == "first":
+            begun.wait(LONG_S)
+            raise KeyboardInterrupt
+        begun.set()
+        goes_on.wait(LONG_S)
+        try:
+            told(host, "the next step", 0.5)
+        finally:
+            ended.set()
+        raise AssertionError("it went on")
+
+    reports: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        rollout.on_each(["first", "second"], 2, lambda *told: reports.append(told[1]), act)
+    goes_on.set()
+    assert ended.wait(LONG_S)
+    assert reports == []
+
+
+def test_a_device_is_told_now_and_then_that_somebody_is_there(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_BEAT_S", 0.01)
+    with connect(device.name, ("-F", str(device.config))) as there:
+        written: list[bytes] = []
+        write = there._write
+        monkeypatch.setattr(there, "_write", lambda data: (written.append(data), write(data)))
+        with there.kept():
+            wait_until(lambda: written.count(b"\n") > 2)
+        assert there.ask("held", files=[]) == {}
 
 
 def test_a_device_ends_by_itself_what_an_operator_left_in_the_middle(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 GREETING = {"edge-device": 1}
 _CHECK_TIMEOUT_S = 3600.0  # on a Jetson, engines are built
-PATIENCE_S = 1800  # meanwhile, a workstation may fetch wheels
+PATIENCE_S = 120  # who is there says so more often: Connection.kept
 
 
 class Patient:
@@ -37,15 +37,17 @@ class Patient:
             signal.alarm(0)
 
     def read(self, size: int) -> bytes:
+        """What there is of it; a slow network has brought something by then."""
         signal.alarm(PATIENCE_S)
         try:
-            return self._stream.read(size)
+            return bytes(self._stream.read1(size))  # type: ignore[attr-defined]  # of all buffers
         finally:
             signal.alarm(0)
 
 
 class Session:
     """Answers one workstation: a line of JSON each way, and files as plain bytes after their line.
+    An empty line is no question.
 
     What has begun is finished when the connection ends: a switch is confirmed or taken back here.
     """
@@ -77,6 +79,8 @@ class Session:
             line = self._source.readline()
             if not line.endswith(b"\n"):
                 return
+            if line == b"\n":
+                continue
             request = json.loads(line)
             verb = self._verbs[request.pop("do")]
             try:
@@ -109,7 +113,8 @@ class Session:
         except BlockingIOError:
             other = os.pread(lock, 200, 0).decode(errors="replace") or "somebody else"
             raise RefusedError(
-                f"{other} deploys to it right now", "wait until that has ended, then try again"
+                f"{other} deploys to it right now",
+                f"wait until that has ended; a connection that was cut ends within {PATIENCE_S} s",
             ) from None
         with contextlib.suppress(OSError):  # on a full disk it holds without a name
             os.ftruncate(lock, 0)

@@ -65,6 +65,12 @@ def test_who_goes_without_a_word_does_not_keep_the_lock_for_ever(tmp_path: Path)
         assert process.wait(LONG_S) == -signal.SIGALRM
 
 
+def test_an_empty_line_only_says_that_somebody_is_there(tmp_path: Path) -> None:
+    layout = Layout(str(tmp_path))
+    held = {"do": "held", "files": []}
+    assert asked(layout, b"\n", b"\n", held, b"\n", held) == [{"result": {}}, {"result": {}}]
+
+
 def test_the_program_is_the_same_file_each_time_and_says_what_it_takes(tmp_path: Path) -> None:
     file = tmp_path / "device.pyz"
     file.write_bytes(program())
