@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 
-_LOGIN = re.compile(r'(://)[^"\s]*@')
-_QUERY = re.compile(r'(://[^?"\s]*)\?[^"\s]*')
+_URL = re.compile(r'://[^"\s]*')
 
 
 def without_secrets(text: str) -> str:
     """With logins and queries left out of the URLs in it: there are passwords and tokens."""
-    return _QUERY.sub(r"\1?…", _LOGIN.sub(r"\1…@", text))
+    return _URL.sub(_shown, text)
+
+
+def _shown(url: re.Match[str]) -> str:
+    _, login, rest = url[0].rpartition("@")
+    place, query, _ = (f"://…@{rest}" if login else rest).partition("?")
+    return f"{place}?…" if query else place
