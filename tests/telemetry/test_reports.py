@@ -47,6 +47,8 @@ class Told:
 
     def close(self, timeout_s: float) -> None: ...
 
+    def listen(self, pattern: str, handler: Any) -> None: ...
+
     def retain(self, topic: str, metrics: dict[str, Any] | bytes) -> None:
         self.retained.append((topic, metrics))
 
