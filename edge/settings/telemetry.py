@@ -22,7 +22,7 @@ class Mqtt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     What waits for the broker is in the folder ``outbox`` (empty: one in ``$XDG_STATE_HOME/edge``,
     "memory": it is lost with the process). ``version`` is that of the protocol. ``formats`` are
-    files of ``edge/telemetry/formats``; only ``json`` waits for a broker that is not there.
+    files of ``edge/telemetry/formats``; ``json`` and ``sparkplug`` wait for a broker that is away.
     """
 
     url: str | tuple[str, ...] = ""
