@@ -14,7 +14,7 @@ from typing import IO, Any
 import msgspec
 
 from edge.core.errors import EdgeError, InputError, UnavailableError
-from edge.deploy.failures import NO_PYTHON, explain
+from edge.deploy.failures import NO_PYTHON, broken, explain
 from edge.deploy.program import program
 from edge.deploy.release import CHUNK_BYTES, Contents, size_of
 
@@ -27,6 +27,7 @@ _HOST_KEY = re.compile(rb"debug1: Server host key: (\S+ \S+)")
 _VERBOSE = (b"debug1: ", b"OpenSSH_", b"Authenticated to ", b"Transferred: ", b"Bytes per second: ")
 
 _BEAT_S = 20.0  # well within session.PATIENCE_S
+_GREETED_S = 300.0  # a login shell may wait for somebody; an emulated device takes a minute
 _GREETING = b'{"edge-device": 1}'
 _OPTIONS = {
     "BatchMode": "yes",  # many hosts at once: nobody could tell who is asked for a password
@@ -72,6 +73,8 @@ class Connection:
         self.host_key = ""  # its type and fingerprint, if ssh was told to be verbose
         self._process = process
         self._stderr: list[bytes] = []
+        self._before: list[bytes] = []  # what a login shell prints
+        self._is_greeted = False
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -146,9 +149,20 @@ class Connection:
     def greet(self) -> None:
         """Send the program, and wait until it answers; what a login shell prints is skipped."""
         data = program()
-        self._write(b"%d\n" % len(data) + data)
-        while self._line() != _GREETING:
-            pass
+        late = threading.Timer(_GREETED_S, self._give_up)
+        late.daemon = True
+        late.start()
+        try:
+            self._write(b"%d\n" % len(data) + data)
+            while (line := self._line()) != _GREETING:
+                self._before = [*self._before[-20:], line[:1000] + b"\n"]
+        finally:
+            late.cancel()
+        self._is_greeted = True
+
+    def _give_up(self) -> None:
+        self._before.append(b"no answer within %d s" % _GREETED_S)
+        self._process.kill()
 
     def _answer(self, say: Say | None) -> Any:
         while True:
@@ -183,8 +197,8 @@ class Connection:
         except subprocess.TimeoutExpired:
             self._process.kill()
         self._listener.join(5)
-        text = b"".join(self._stderr).decode(errors="replace")
-        return explain(self.host, text)
+        text = b"".join(self._stderr or self._before).decode(errors="replace")
+        return broken(self.host, text) if self._is_greeted else explain(self.host, text)
 
     def _listen(self) -> None:
         stderr: IO[bytes] = self._process.stderr  # type: ignore[assignment]  # it is a pipe

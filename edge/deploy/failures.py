@@ -83,11 +83,11 @@ _FAILURES = (
 )
 
 
-def explain(host: str, stderr: str) -> EdgeError:
-    """The error that stands for what ssh printed."""
+def explain(host: str, text: str) -> EdgeError:
+    """The error that stands for what ssh, or a login shell, printed instead of connecting us."""
     name = host.rpartition("@")[2]
-    key = re.search(r"sent by the remote host is\s+(SHA256:[^\s.]+)", stderr)
-    forget = re.search(r"ssh-keygen -f .+", stderr)
+    key = re.search(r"sent by the remote host is\s+(SHA256:[^\s.]+)", text)
+    forget = re.search(r"ssh-keygen -f .+", text)
     words = {
         "host": host,
         "name": name,
@@ -95,11 +95,21 @@ def explain(host: str, stderr: str) -> EdgeError:
         "forget": forget[0].strip() if forget else f"ssh-keygen -R {name}",
     }
     for failure in _FAILURES:
-        if found := re.search(failure.pattern, stderr):
-            told = {**words, **{group: text.strip() for group, text in found.groupdict().items()}}
+        if found := re.search(failure.pattern, text):
+            told = {**words, **{group: said.strip() for group, said in found.groupdict().items()}}
             return failure.kind(failure.message.format(**told), hint=failure.hint.format(**told))
-    last = (stderr.strip().splitlines() or ["without a word"])[-1]
     return UnavailableError(
-        f"the connection to {host} ended: {last}",
+        f"{host} starts nothing for us: {_last(text)}", hint=f"does this work? ssh {host} id"
+    )
+
+
+def broken(host: str, text: str) -> EdgeError:
+    """The error for a connection that was good and ended."""
+    return UnavailableError(
+        f"the connection to {host} ended: {_last(text)}",
         hint="run it again: what has arrived is kept, and what serves there still does",
     )
+
+
+def _last(text: str) -> str:
+    return (text.strip().splitlines() or ["without a word"])[-1]

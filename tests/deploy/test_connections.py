@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,27 @@ def test_a_host_that_refuses_and_one_that_changed_its_key(
     device.cut_power()
     gone = bring(device, bundle)
     assert "can not be reached" in gone.reason
+
+
+def test_what_a_login_shell_says_is_told_where_it_lets_nobody_in(
+    device: Device, bring: Bring, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = device.path("/opt/shell")
+    shell.write_text("#!/bin/sh\necho This account is closed.\n")
+    shell.chmod(0o755)
+    users = device.path("/etc/passwd")
+    users.write_text(re.sub(r"(?m)^(root:.*:).*$", r"\1/opt/shell", users.read_text()))
+    closed = bring(device, make_bundle("1"))
+    assert closed.state == "unavailable", closed
+    assert closed.reason == f"{device.name} starts nothing for us: This account is closed."
+    shell.write_text("#!/bin/sh\nsleep 1000\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "_GREETED_S", 1.0)
+        silent = bring(device, make_bundle("2"))
+    assert silent.reason == f"{device.name} starts nothing for us: no answer within 1 s"
+    shell.write_text('#!/bin/sh\necho Welcome; exec /bin/sh "$@"\n')
+    with connect(device.name, ("-F", str(device.config))) as there:
+        assert there.ask("held", files=[]) == {}
 
 
 def test_two_operators_at_once_and_the_second_learns_who_the_first_is(

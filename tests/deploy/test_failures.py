@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge.core.errors import InputError, UnavailableError
-from edge.deploy.failures import explain
+from edge.deploy.failures import broken, explain
 
 CHANGED = """\
 @    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\r
@@ -42,9 +42,8 @@ Host key verification failed.\r
         ),
         ("Connection timed out during banner exchange", "timed out during banner", "is it on"),
         ("kex_exchange_identification: read: Connection reset by peer", "reset by peer", "SSH"),
-        ("Timeout, server nano not responding.", "ended: Timeout, server nano", "run it again"),
-        ("client_loop: send disconnect: Broken pipe", "Broken pipe", "run it again"),
-        ("", "without a word", "run it again"),
+        ("This account is not available.", "nothing for us: This account", "ssh root@nano id"),
+        ("", "without a word", "ssh root@nano id"),
     ],
 )
 def test_what_ssh_says_is_explained(stderr: str, message: str, hint: str) -> None:
@@ -52,6 +51,21 @@ def test_what_ssh_says_is_explained(stderr: str, message: str, hint: str) -> Non
     assert isinstance(error, UnavailableError)
     assert message in str(error)
     assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    ("stderr", "message"),
+    [
+        ("Timeout, server nano not responding.", "ended: Timeout, server nano not responding."),
+        ("Connection reset by 10.0.0.7 port 22", "ended: Connection reset by 10.0.0.7 port 22"),
+        ("", "without a word"),
+    ],
+)
+def test_a_connection_that_broke_was_one(stderr: str, message: str) -> None:
+    error = broken("root@nano", stderr)
+    assert isinstance(error, UnavailableError)
+    assert message in str(error)
+    assert "run it again" in error.hint
 
 
 @pytest.mark.parametrize(
