@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 
 from edge.cli import _main
 
@@ -94,14 +94,6 @@ def _import_base(run: Buildah, folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _free_port() -> int:
-    """The container has this machine's network: without a daemon there is no other."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def test_container_serves_and_ends(buildah: Buildah, digits: Path, tmp_path: Path) -> None:
     source = [str(digits / "digits.onnx"), "--spec", str(digits / "model.toml")]
     words = ["convert", *source, "--profile", "host", "-o", str(tmp_path / "digits.edge")]
@@ -115,7 +107,7 @@ def test_container_serves_and_ends(buildah: Buildah, digits: Path, tmp_path: Pat
         *("--format", "docker", "-t", "localhost/edge", "-f", "packaging/Containerfile", "."),
     )
     container = buildah("from", "localhost/edge")
-    life = LIFE.replace("PORT", str(_free_port()))
+    life = LIFE.replace("PORT", str(free_port()))  # of this machine, whose network it has
     told = buildah(
         *("run", *isolated, "-v", f"{tmp_path}:/models:ro", container, "--", "sh", "-c", life),
     )
