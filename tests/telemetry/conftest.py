@@ -110,15 +110,19 @@ class Listener:
         self.arrivals: list[Arrival] = []
 
     def until(self, wanted: Callable[[Arrival], bool], what: str = "a message") -> Arrival:
-        """The first wanted message that was not returned before; older ones are dropped."""
+        """The first wanted message that was not returned before; older ones of its topic are
+        dropped, as what is retained and what is not come in no order."""
         found: list[Arrival] = []
 
         def has_come() -> bool:
-            if not self.arrivals:
-                self.arrivals += self.watcher.poll(0.1)
-            while self.arrivals and not found:
-                found.extend(filter(wanted, [self.arrivals.pop(0)]))
-            return bool(found)
+            for place, arrival in enumerate(self.arrivals):
+                if wanted(arrival):
+                    before = [one for one in self.arrivals[:place] if one.topic != arrival.topic]
+                    self.arrivals[: place + 1] = before
+                    found.append(arrival)
+                    return True
+            self.arrivals += self.watcher.poll(0.1)
+            return False
 
         wait_until(has_come, what)
         return found[0]

@@ -103,6 +103,8 @@ class Wire:
                 one.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)  # ends the wait for the next
         self._listening.close()
         self.cut()
         wait_until(lambda: self.open_count == 0, "the connections to end")
