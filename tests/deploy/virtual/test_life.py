@@ -32,7 +32,7 @@ from edge.deploy.virtual.machine import HOST_AS_SEEN, Hardware, VirtualMachine
 MODEL = "digits"
 USER = "admin"
 CACHE = Path("build/virtual").resolve()  # the root folder takes minutes: once is enough
-PATIENCE_S = 900.0  # an emulated processor on two busy cores
+PATIENCE_S = 3600.0  # an emulated processor, on two cores that others may want as well
 
 _TOOLS = ("qemu-system-aarch64", "debootstrap", "sfdisk", "mcopy", "mosquitto", "ssh")
 _PATH = f"{os.environ['PATH']}:/usr/sbin"
