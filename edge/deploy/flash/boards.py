@@ -13,6 +13,7 @@ from edge.core.errors import InputError
 ANY = "*"
 """Instead of a board's own number: every board."""
 HOSTNAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_NUMBER = re.compile(r"[0-9a-z]+|[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 
 _HINT = "a line for each: SERIAL-OR-MAC NAME [ADDRESS/PREFIX], as 1421322000042 cam-1 10.0.0.7/24"
 
@@ -49,11 +50,13 @@ def read_boards(text: str) -> tuple[Board, ...]:
         words = line.partition("#")[0].lower().split()
         if not words:
             continue
-        if len(words) not in (2, 3) or not HOSTNAME.fullmatch(words[1]):
+        is_board = len(words) in (2, 3) and _NUMBER.fullmatch(words[0])
+        if not is_board or not HOSTNAME.fullmatch(words[1]):
             raise InputError(f"line {number} of the boards is {line.strip()!r}", hint=_HINT)
         boards.append(Board(words[0], words[1], *(require_address(one) for one in words[2:])))
-    for what in ("number", "name", "address"):
-        _require_distinct([value for one in boards if (value := getattr(one, what))], what)
+    _require_distinct([one.number for one in boards], "number")
+    _require_distinct([one.name for one in boards], "name")
+    _require_distinct([one.address.split("/")[0] for one in boards if one.address], "address")
     if not boards:
         raise InputError("there is no board in the table", hint=_HINT)
     return tuple(boards)
@@ -63,17 +66,25 @@ def require_address(text: str) -> str:
     """An address with the length of its network's prefix.
 
     Raises:
-        InputError: It is none, or of IPv6.
+        InputError: It is none, of IPv6, or of a network.
     """
     try:
-        if "/" in text:
-            return str(ipaddress.IPv4Interface(text))
+        found = ipaddress.IPv4Interface(text if "/" in text else "")
     except ValueError:
-        pass
+        found = None
+    if found is not None and not _is_of_all(found):
+        return str(found)
     raise InputError(
-        f"{text!r} is no IPv4 address with a prefix, as 192.168.1.20/24",
+        f"{text!r} is no IPv4 address of a board with a prefix, as 192.168.1.20/24",
         hint="for anything else describe the network yourself: --network FILE",
     )
+
+
+def _is_of_all(address: ipaddress.IPv4Interface) -> bool:
+    """Whether it stands for its network, or all in it."""
+    network = address.network
+    shared = (network.network_address, network.broadcast_address)
+    return network.num_addresses > 2 and address.ip in shared
 
 
 def require_reachable(wired: Wired, boards: Iterable[Board]) -> None:

@@ -30,12 +30,17 @@ def test_table_is_read_with_comments_and_capitals() -> None:
         ("1421322000042", "line 1 of the boards"),
         ("1 cam-1\n2 cam_2", "line 2 of the boards"),
         ("1 cam-1 10.0.0.7/24 x", "line 1 of the boards"),
-        ("1 cam-1 10.0.0.7", "no IPv4 address with a prefix"),
-        ("1 cam-1 10.0.0.700/24", "no IPv4 address with a prefix"),
-        ("1 cam-1 fd00::7/64", "no IPv4 address with a prefix"),
+        ("* cam-1", "line 1 of the boards"),
+        ("cam-1 1421322000042", "line 1 of the boards"),
+        ("48-b0-2d-00-00-01 cam-1", "line 1 of the boards"),
+        ("1 cam-1 10.0.0.7", "no IPv4 address"),
+        ("1 cam-1 10.0.0.0/24", "no IPv4 address"),
+        ("1 cam-1 10.0.0.255/24", "no IPv4 address"),
+        ("1 cam-1 10.0.0.700/24", "no IPv4 address"),
+        ("1 cam-1 fd00::7/64", "no IPv4 address"),
         ("1 cam-1\n1 cam-2", "two boards have the number 1"),
         ("1 cam-1\n2 cam-1", "two boards have the name cam-1"),
-        ("1 a 10.0.0.7/24\n2 b 10.0.0.7/24", r"two boards have the address 10\.0\.0\.7/24"),
+        ("1 a 10.0.0.7/24\n2 b 10.0.0.7/16", r"two boards have the address 10\.0\.0\.7"),
     ],
 )
 def test_table_that_makes_no_sense_is_refused(text: str, message: str) -> None:
@@ -66,7 +71,7 @@ def test_gateway_without_an_address_is_refused() -> None:
     [
         (["--massflash", "5", "--hostname", "cam"], "all boards would be called cam"),
         (["--massflash", "5", "--address", "10.0.0.7/24"], "all boards would have one address"),
-        (["--address", "10.0.0.7"], "no IPv4 address with a prefix"),
+        (["--address", "10.0.0.7"], "no IPv4 address"),
         (["--gateway", "10.0.0.1"], "no board has one"),
     ],
 )
