@@ -120,9 +120,11 @@ def test_telemetry_comes_in_its_envelope(
     listener = listen()
     start(broker.url)
     listener.until(_at("tele/model"), "a first window")
+    counted = Statistics()
     for _ in range(10):
-        models.statistics.success(1_000_000)
-    models.statistics.failure(1_000, EngineError("broken"))
+        counted.success(1_000_000)
+    counted.failure(1_000, EngineError("broken"))
+    models.statistics = counted  # all at once, so that they are in one window
     arrival = listener.until(
         lambda a: a.path == "tele/model" and a.metrics["models"][0].get("latency_ms"), "latencies"
     )
@@ -146,7 +148,8 @@ def test_change_of_state_is_an_event_and_a_new_retained_state(
     listener = listen()
     start(broker.url)
     listener.until(_at("model/digits", state="ready"), "the first state")
-    models.state, models.reason = "failed", "out of memory"
+    models.reason = "out of memory"  # first: it is read while this goes on
+    models.state = "failed"
     listener.until(_at("model/digits", state="failed", why="out of memory"), "the new state")
     event = _at("event/model_state", **{"from": "ready", "to": "failed", "why": "out of memory"})
     listener.until(event, "the event")
