@@ -93,9 +93,11 @@ def carry_out(bsp: Bsp, plan: Plan, tell: Tell) -> None:
         if plan.files:
             _lay(bsp, plan)
         for call in plan.calls:
-            follow(call, bsp.path, bsp.path / _LOG, tell)
-            if call.secret:
-                _take_password(bsp, plan.user)
+            try:
+                follow(call, bsp.path, bsp.path / _LOG, tell)
+            finally:
+                if call.secret:
+                    _take_password(bsp, plan.user)
 
 
 def take_back(bsp: Bsp) -> list[str]:

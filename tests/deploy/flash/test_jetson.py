@@ -129,6 +129,7 @@ def test_user_that_was_half_made_is_made_whole(make_bsp: MakeBsp) -> None:
     (bsp.path / "fail-user").touch()
     with pytest.raises(UnavailableError, match=r"l4t_create_default_user\.sh ended with 1"):
         _flash(bsp, [LAID])
+    assert "admin:*:" in (bsp.rootfs / "etc/shadow").read_text(), "no password is left either"
     (bsp.path / "fail-user").unlink()
     _flash(bsp, [LAID])
     assert (bsp.rootfs / "etc/hostname").read_text() == "edge-jetson\n"
