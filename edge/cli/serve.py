@@ -175,7 +175,11 @@ def _settings(args: argparse.Namespace) -> Settings:
     given = {name: value for name, value in flags.items() if value}
     replace = msgspec.structs.replace
     mqtt = replace(settings.mqtt, url=args.mqtt) if args.mqtt else settings.mqtt
-    return replace(settings, serve=replace(settings.serve, **given), mqtt=mqtt)
+    try:
+        serve = replace(settings.serve, **given)
+    except ValueError as error:  # what the settings say of themselves, as of the file's
+        raise InputError(f"--{error}") from error
+    return replace(settings, serve=serve, mqtt=mqtt)
 
 
 def _check_updates(settings: Settings, folders: list[Path], config: Path | None) -> None:

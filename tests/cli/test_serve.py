@@ -161,6 +161,15 @@ def test_nothing_to_serve_is_wrong_usage(
     assert "hint: name a bundle" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", ["lots", "9000TiB"])
+def test_a_memory_that_is_no_size_or_that_is_not_there_is_wrong_usage(
+    size: str, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(bundle), "--http", "127.0.0.1:0", "--memory", size]) == EXIT_USAGE
+
+    assert f"error: --memory = '{size}'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("is_folder", "more", "why", "hint"),
     [
