@@ -16,7 +16,7 @@ from edge.core.errors import EdgeError, NotFoundError, UnsupportedError
 from edge.core.spec import OutputSpec
 from edge.host.health.status import Accuracy, AccuracyState
 from edge.host.health.tally import HitTally, OverlapTally, SharedTally, Tally
-from edge.host.health.truth import Comparison, TrueMask, Truth
+from edge.host.health.truth import Comparison, SeenMask, Truth
 
 if TYPE_CHECKING:
     from edge.core.manifest import Manifest, Metric
@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 FEWEST = 50
 """Labels before anything is said of accuracy."""
 MAX_ID = 256
+MOST_BYTES = 64 * 1024 * 1024
+"""Of remembered masks: those of a street, 512 x 1024, take 0.1 to 0.4 MB each."""
 _LATE = "is forgotten: its label comes too late"
+_FULL = f"is forgotten: masks are remembered in {MOST_BYTES >> 20} MiB"
 
 METRICS = {"classification": "top1", "detection": "F1", "segmentation": "mIoU"}
 _TALLIES: dict[str, type[Tally[Any]]] = {
@@ -51,6 +54,7 @@ class AccuracyWatch:
         self._most = most
         self._margin = margin
         self._answers: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._held_bytes = 0
         self._gone: OrderedDict[str, str] = OrderedDict()
         self._tally: Tally[Any] = _TALLIES.get(self._task, SharedTally)(most)
         self._expected: Metric | None = None
@@ -94,15 +98,18 @@ class AccuracyWatch:
             answer, why_not = (None, 0), str(error)
         with self._lock:
             self._gone.pop(request_id, None)
-            self._answers.pop(request_id, None)
+            if request_id in self._answers:
+                self._drop(request_id)
             if why_not:
                 self._forget(request_id, f"can not be labelled: {why_not}")
                 return
             self._expect(expected)
             self._answers[request_id] = answer
-            if len(self._answers) > self._most:
-                oldest, _ = self._answers.popitem(last=False)
-                self._forget(oldest, _LATE)
+            self._held_bytes += _size(answer[0])
+            while (is_late := len(self._answers) > self._most) or self._held_bytes > MOST_BYTES:
+                oldest = next(iter(self._answers))
+                self._drop(oldest)
+                self._forget(oldest, _LATE if is_late else _FULL)
 
     def knows(self, request_id: str) -> bool:
         """Whether this id was used, and lately."""
@@ -125,7 +132,7 @@ class AccuracyWatch:
             if found is None:
                 raise self._missing(request_id)
             self._tally.add(self._comparison.compare(found[0], truth, found[1]))
-            del self._answers[request_id]
+            self._drop(request_id)
             self._forget(request_id, "has its label already")
             self._decide()
 
@@ -196,9 +203,7 @@ class AccuracyWatch:
         if self._task == "classification":
             return prediction[0].index, math.prod(next(iter(outputs.values())).shape)
         if self._task == "segmentation":
-            prediction = TrueMask(
-                prediction.height, prediction.width, prediction.values, prediction.lengths
-            )
+            prediction = SeenMask.of(prediction)
         return prediction, self._class_count
 
     def _missing(self, request_id: str) -> EdgeError:
@@ -213,8 +218,17 @@ class AccuracyWatch:
         hint = "raise labels under [health] of edge.toml" if why == _LATE else ""
         return NotFoundError(f"the answer {shown!r} of {self._name} {why}", hint=hint)
 
+    def _drop(self, request_id: str) -> None:
+        """Called with the lock held."""
+        answer, _ = self._answers.pop(request_id)
+        self._held_bytes -= _size(answer)
+
     def _forget(self, request_id: str, why: str) -> None:
         """Called with the lock held."""
         self._gone[request_id] = why
         if len(self._gone) > self._most:
             self._gone.popitem(last=False)
+
+
+def _size(answer: Any) -> int:
+    return answer.nbytes if isinstance(answer, SeenMask) else 0

@@ -14,6 +14,7 @@ from edge.host.health.tally import Overlap
 
 if TYPE_CHECKING:
     from edge.core.tensor import Array
+    from edge.vision import Mask
 
 _WANTED = {"classification": "a class", "detection": "boxes", "segmentation": "a mask"}
 _MOST_CLASSES = 4096  # of a mask whose model does not name its classes
@@ -41,6 +42,28 @@ class TrueMask(msgspec.Struct, frozen=True):
     lengths: tuple[int, ...]
 
 
+class SeenMask(msgspec.Struct, frozen=True):
+    """What a model answered, in a fraction of the memory: int16 classes, int32 lengths."""
+
+    height: int
+    width: int
+    values: Array
+    lengths: Array
+
+    @classmethod
+    def of(cls, mask: Mask) -> SeenMask:
+        return cls(
+            mask.height,
+            mask.width,
+            np.array(mask.values, np.int16),
+            np.array(mask.lengths, np.int32),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.values.nbytes + self.lengths.nbytes)
+
+
 Truth = int | str | Sequence[TrueBox] | TrueMask
 """A class, by index or name, or boxes, or a mask."""
 
@@ -61,7 +84,7 @@ class Comparison:
         """What the tally of the task adds up.
 
         Args:
-            answer: A class, boxes, or a mask.
+            answer: A class, boxes, or a ``SeenMask``.
             classes: How many there are; 0 where that is not known.
         Raises:
             InputError: There is no such class, or the truth is of another kind or size.
@@ -83,7 +106,7 @@ class Comparison:
         ]
         return 2 * matched(boxes, answer), len(boxes) + len(answer)
 
-    def _overlap(self, answer: TrueMask, truth: TrueMask, classes: int) -> Overlap:
+    def _overlap(self, answer: SeenMask, truth: TrueMask, classes: int) -> Overlap:
         size = (answer.height, answer.width)
         if (truth.height, truth.width) != size:
             raise InputError(
@@ -113,7 +136,7 @@ class Comparison:
         return label
 
 
-def _pixels(mask: TrueMask) -> Array:
+def _pixels(mask: SeenMask | TrueMask) -> Array:
     return np.repeat(np.array(mask.values, np.int64), mask.lengths)
 
 

@@ -10,6 +10,7 @@ import pytest
 from edge.core.errors import InputError, NotFoundError, UnsupportedError
 from edge.core.manifest import Manifest, Metric
 from edge.core.spec import OutputSpec
+from edge.host.health import accuracy
 from edge.host.health.accuracy import FEWEST, MAX_ID, AccuracyWatch
 from edge.host.health.tally import OverlapTally, wilson
 from edge.host.health.truth import TrueBox, TrueMask
@@ -280,6 +281,22 @@ def test_a_mask_that_is_none_is_refused_and_the_answer_is_still_there(truth: Any
         made.label("a", truth)
     made.label("a", TrueMask(8, 8, (0,), (64,)))
     assert made.status().value == 100.0
+
+
+def test_masks_that_take_too_much_memory_make_room_from_the_oldest_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = watch("segmentation", output=MASKS)
+    monkeypatch.setattr(accuracy, "MOST_BYTES", 2000)
+    checkered = np.indices(SIZE).sum(axis=0) % 2  # 64 runs of 6 bytes each
+    for number in range(9):
+        seen(made, f"{number % 6}", checkered)  # the last three in place of earlier ones
+    assert made.status().remembered == 5
+    with pytest.raises(NotFoundError, match="masks are remembered in"):
+        made.label("3", true_mask(checkered))
+    for number in (4, 5, 0, 1, 2):
+        made.label(f"{number}", true_mask(checkered))
+    assert made._held_bytes == 0
 
 
 def test_bounds_of_an_overlap_hold_what_all_pictures_would_say() -> None:
