@@ -21,7 +21,7 @@ _TENSORRT = ("python3-libnvinfer", "libnvinfer11", "libnvinfer10", "libnvinfer8"
 _NPU_DRIVER = ("intel-level-zero-npu",)
 """Debian packages that a version is known by, the first that is there."""
 
-# Of an interpreter: whether an environment can be made with it, and has the module that is named.
+# Of an interpreter: its version if an environment can be made with it, and whether pycuda is there.
 _OF_PYTHON = """
 import sys
 from importlib.util import find_spec
@@ -119,8 +119,8 @@ def _asked(path: str) -> dict[str, Any]:
     if path == sys.executable:
         exec(_OF_PYTHON, said)
     else:
-        text = output(path, "-I", "-c", f"{_OF_PYTHON}print(version, has_pycuda)")
-        said["version"], _, answer = text.partition(" ")
+        text = output(path, "-I", "-c", f"{_OF_PYTHON}print(has_pycuda, version)")
+        answer, _, said["version"] = text.partition(" ")
         said["has_pycuda"] = answer == "True"
     return {"version": said["version"], "has_pycuda": said["has_pycuda"], "path": path}
 

@@ -56,9 +56,10 @@ def test_a_machine_without_packages_of_debian_has_no_versions(
 def test_each_python_is_asked_once_and_this_one_not_at_all(programs: Path) -> None:
     (programs / "python3").symlink_to(sys.executable)
     counted = f"echo x >> {programs}/asked"
-    put(programs, "python3.19", f"{counted}\necho 3.19 True")
+    put(programs, "python3.19", f"{counted}\necho True 3.19")
     (programs / "python3.18").symlink_to("python3.19")
     put(programs, "python3.17", "exit 1")
+    put(programs, "python3.16", "echo False")  # none that an environment can be made with
     found = facts.pythons()
     assert [(one["version"], one["has_pycuda"]) for one in found] == [(HERE, False), ("3.19", True)]
     assert found[0]["path"] == sys.executable
