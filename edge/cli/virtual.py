@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
         is_discarded=args.discard,
     )
     for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C does: QEMU must not outlive us
-        signal.signal(ending, signal.default_int_handler)
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(ending, signal.default_int_handler)
     with VirtualMachine(args.image, hardware, args.console) as machine:
         notes = _output.err()
         try:

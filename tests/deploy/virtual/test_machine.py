@@ -110,7 +110,7 @@ def test_terminal_that_goes_away_powers_the_machine_down(image: Path, tmp_path: 
             line = running.stdout.readline()
             assert line, said
             said += line
-        running.send_signal(signal.SIGHUP)
+        running.send_signal(signal.SIGTERM)
         said += running.stdout.read()  # to its end: QEMU has ended too
         assert "asleep" in said
         assert "cut off" not in said
