@@ -57,8 +57,9 @@ class Log:
         qemu = told.stdout.partition("(")[0].strip()
         self._stream.write(
             "# The life of a virtual device\n\n"
-            f"arm64, Debian 12, emulated by {qemu} on {os.cpu_count()} cores of {machine}. Its "
-            "times say nothing of a real board's.\nMade by `make virtual`.\n\n"
+            f"arm64, Debian 12, emulated by {qemu} on {os.cpu_count()} cores of {machine}, at a "
+            f"load of {os.getloadavg()[0]:.0f}. Its times say nothing of a real board's.\n"
+            "Made by `make virtual`.\n\n"
         )
 
     def __call__(self, text: str) -> None:
