@@ -709,6 +709,8 @@ class Host(RuleBasedStateMachine):
         """Believe the host what is active and withdrawn, where more than one is right."""
         seen = self.seen(name)
         status = {s.version: s for s in self.runtime.status() if s.name == name}
+        for gone in set(self.models[name].values()) - set(seen.values()):
+            self.forget(gone)
         for version, packed in seen.items():
             (self.withdrawn.add if status[version].is_withdrawn else self.withdrawn.discard)(packed)
         self.settle(name, seen, {*seen, None})
