@@ -23,6 +23,7 @@ HELP = "give one command to devices, and follow it to its end"
 
 _ENDS = ("successful", "failed")
 _FLUSH_S = 5.0
+_CLOCKS_DIFFER_S = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,9 +69,11 @@ def _follow(
     from edge.telemetry.topics import Topics
 
     everyone = {device: Topics(args.fleet, device) for device in devices}
+    # Killed before it takes the command back, it leaves none that a device runs days later.
+    expires = round((time.time() + args.timeout + _CLOCKS_DIFFER_S) * 1000)
     for device, topics in everyone.items():
         if id_ not in operator.answers(args.fleet, device):
-            operator.give(topics, args.verb, id_, dict(args.arguments))
+            operator.give(topics, args.verb, id_, {"expires": expires, **dict(args.arguments)})
     ends: dict[str, Mapping[str, Any]] = {}
     deadline_s = time.monotonic() + args.timeout
     try:

@@ -22,19 +22,13 @@ _UNAVAILABLE = (errors.UnavailableError, errors.EngineError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``edge`` with ``argv`` and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(arguments)
+    is_debugged = "--debug" in arguments
     try:
-        args = parser.parse_args(arguments)
+        args = _parser(arguments).parse_args(arguments)
+        _set_up_log(args)
+        return int(args.run(args))
     except SystemExit as stop:  # argparse exits by itself: 0 after --help, 2 on wrong usage
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
-    logging.basicConfig(
-        level=logging.DEBUG if args.debug else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-    )
-    if args.is_daemon and not args.debug:  # its log says what was done to it
-        logging.getLogger("edge").setLevel(logging.INFO)
-    try:
-        return int(args.run(args))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -42,18 +36,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     except errors.EdgeError as error:
-        if args.debug:
+        if is_debugged:
             traceback.print_exc()
         _complain(str(error), error.hint)
         return EXIT_UNAVAILABLE if isinstance(error, _UNAVAILABLE) else EXIT_USAGE
     except Exception as error:
-        if args.debug:
+        if is_debugged:
             traceback.print_exc()
         _complain(
             f"{type(error).__name__}: {error}",
             "this is a defect of edge; run it again with --debug and report what it prints",
         )
         return EXIT_DEFECT
+
+
+def _set_up_log(args: argparse.Namespace) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if args.debug else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    if args.is_daemon and not args.debug:  # its log says what was done to it
+        logging.getLogger("edge").setLevel(logging.INFO)
 
 
 def _complain(message: str, hint: str) -> None:

@@ -71,6 +71,8 @@ def _list(args: argparse.Namespace) -> int:
         try:
             devices = _follow(watcher, args) if args.follow else _listen(watcher, args)
         except KeyboardInterrupt:
+            if not args.follow:
+                raise  # nobody was listed yet
             return _main.EXIT_DONE
     _print(devices, args)
     return _main.EXIT_DONE if devices else _main.EXIT_UNAVAILABLE

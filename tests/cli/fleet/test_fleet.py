@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,18 @@ import pytest
 from free_ports import free_port
 from simulated_fleet import SimulatedFleet, good, result
 
-from edge.cli._main import EXIT_DONE, EXIT_GATE, EXIT_UNAVAILABLE, EXIT_USAGE, main
+from edge.cli._main import (
+    EXIT_DONE,
+    EXIT_GATE,
+    EXIT_INTERRUPTED,
+    EXIT_UNAVAILABLE,
+    EXIT_USAGE,
+    main,
+)
+from edge.settings import Mqtt
+from edge.telemetry.address import brokers_of
+from edge.telemetry.fleet.operator import COMMANDS, Operator
+from edge.telemetry.watcher import Watcher
 
 BRIEFLY = ("--seconds", "1")
 Fleet = Callable[..., SimulatedFleet]
@@ -104,6 +116,46 @@ def test_command_without_an_answer_is_taken_back_and_exit_3(
     told = capsys.readouterr()
     assert told.out == "✗ mute  no answer after 0.5 s\n"
     assert "[commands]" in told.err
+
+
+def test_command_of_an_operator_who_is_killed_expires_by_itself(
+    url: str, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Operator, "clear", lambda *_: None)  # what is killed clears nothing
+    command = ["send", "load", "--device", "mute", "--timeout", "0.5", "--id", "left", *BRIEFLY]
+    began_ms = time.time() * 1000
+    with fleet({"mute": "deaf"}):
+        main(["fleet", *command, "--mqtt", url, "--fleet", "plant"])
+    with Watcher(brokers_of(Mqtt(url=url)), "plant", "+", COMMANDS) as watcher:
+        operator = Operator(watcher)
+        while not operator.is_settled:
+            operator.poll(0.1)
+        left = operator.answers("plant", "mute")["left"]
+    assert left["status"] == "init"
+    assert began_ms < left["expires"] < (time.time() + 120) * 1000
+
+
+def test_interrupted_before_devices_are_listed_is_not_done(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Operator, "watch", interrupt)
+    assert main(["fleet", "--mqtt", url, "--json"]) == EXIT_INTERRUPTED
+    assert main(["fleet", "--mqtt", url, "--follow"]) == EXIT_DONE  # its only way to end
+    assert capsys.readouterr().out == ""
+
+
+def test_interrupted_while_a_command_is_imported_shows_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", interrupt)
+    assert main(["fleet"]) == EXIT_INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_desired_versions_are_followed_until_devices_are_there(
