@@ -136,5 +136,7 @@ def _boards(args: argparse.Namespace) -> tuple[Board, ...]:
 def _text(path: Path) -> str:
     try:
         return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"can not read {path}: {error}") from error
+    except OSError as error:
+        raise InputError(f"can not read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text: {error}") from error

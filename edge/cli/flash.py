@@ -114,8 +114,11 @@ def _jetson(args: argparse.Namespace, profile: DeviceProfile) -> Flashed:
         )
     bsp = Bsp(args.bsp)
     if args.undo:
-        for path in jetson.take_back(bsp):
+        changed = jetson.take_back(bsp)
+        for path in changed:
             _output.say(f"  as it was: {path}")
+        if not changed:
+            _output.say(f"nothing of edge was in {args.bsp}")
         return Flashed(profile.name, 0, bsp=str(bsp.path))
     jetson.check(bsp, profile)
     call = _call(args, bsp, profile)

@@ -435,3 +435,5 @@ def test_command_undoes_without_a_bundle(
     assert _main.main(words) == _main.EXIT_DONE
     assert "/opt/edge/x" in capsys.readouterr().out
     assert not (bsp.rootfs / "opt").exists()
+    assert _main.main(words) == _main.EXIT_DONE
+    assert "nothing of edge was in" in capsys.readouterr().out
