@@ -124,7 +124,7 @@ def test_the_log_of_a_server_says_what_was_done_to_it_and_nothing_of_requests(
         assert process.stderr is not None
         log = process.stderr.read().splitlines()
 
-    assert [line for line in log if "load/job-1" in line and '{"model":"zeros"}' in line]
+    assert [line for line in log if "load/job-1 begins" in line and '"model":"zeros"' in line]
     assert [line for line in log if "load/job-1 is done" in line]
     assert len(log) < 10
 
