@@ -900,6 +900,8 @@ class Host(RuleBasedStateMachine):
 
     @rule()
     def the_engine_recovers(self) -> None:
+        every = {packed for versions in self.models.values() for packed in versions.values()}
+        self.suspect |= {packed for packed in every if self.is_broken(packed)}
         self.yard.engine.broken.clear()
         for name in NAMES:
             if self.models[name]:
