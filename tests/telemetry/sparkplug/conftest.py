@@ -117,7 +117,11 @@ class Wire:
                 client, _ = self._listening.accept()
             except OSError:
                 return
-            broker = socket.create_connection(("127.0.0.1", self._broker_port))
+            try:
+                broker = socket.create_connection(("127.0.0.1", self._broker_port))
+            except OSError:  # it is away
+                client.close()
+                continue
             self._sockets += [client, broker]
             self.connections.append([])
             with self._counting:
