@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -59,11 +61,20 @@ def require_unused(disk: str, root: Path = Path("/")) -> None:
     parts = [disk, *(path.parent.name for path in folder.glob("*/partition"))]
     used = [part for part in parts if re.search(rf"^/dev/{part}\s", mounts, re.MULTILINE)]
     used += [path.parent.parent.name for path in folder.glob("**/holders/*")]
-    if used:
+    if used or _is_claimed(root / "dev" / disk):
         raise InputError(
-            f"/dev/{disk} is in use ({', '.join(sorted(set(used)))})",
+            f"/dev/{disk} is in use ({', '.join(sorted(set(used)) or ['by the system'])})",
             hint="all on it would be lost: lsblk shows what it is; unmount it if it is the one",
         )
+
+
+def _is_claimed(device: Path) -> bool:
+    """Whether the kernel says so, also where a mount is called otherwise: /dev/root, a ZFS pool."""
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+    except OSError as error:  # who may not open it can not overwrite it either
+        return error.errno == errno.EBUSY
+    return False
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -61,6 +62,18 @@ def test_drive_that_nobody_uses_is_written(machine: Path) -> None:
 def test_drive_that_this_machine_uses_is_not_written(machine: Path, disk: str, part: str) -> None:
     with pytest.raises(InputError, match=rf"/dev/{disk} is in use \({part}\)"):
         attached.require_unused(disk, machine)
+
+
+def test_drive_that_the_kernel_holds_under_another_name_is_not_written(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(path: Path, flags: int) -> int:
+        assert (path, flags) == (machine / "dev/sdd", os.O_RDONLY | os.O_EXCL)
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "open", held)
+    with pytest.raises(InputError, match=r"/dev/sdd is in use \(by the system\)"):
+        attached.require_unused("sdd", machine)
 
 
 def test_what_is_mounted_in_a_folder_is_found(machine: Path) -> None:
