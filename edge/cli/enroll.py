@@ -225,7 +225,8 @@ def _print(outcomes: Sequence[Enrolment]) -> None:
         mark = _MARKS.get(outcome.state, _BAD)
         _output.say(f"{mark} {escape(outcome.host)}: {escape(_summary(outcome))}")
         if outcome.hint:
-            _output.say(f"  [dim]hint: {escape(outcome.hint)}[/]")
+            hint = f"  [dim]hint: {escape(outcome.hint)}[/]"
+            _output.out().print(hint, soft_wrap=True)  # so that it can be copied as it stands
         for note in outcome.notes:
             _output.say(f"  [yellow]![/] {escape(note)}")
         facts = (

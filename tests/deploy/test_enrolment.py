@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -34,6 +35,7 @@ from edge.telemetry.link import Link
 
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 NAME = socket.gethostname()
+ROOT = Path(__file__).parents[2]
 OWN = ("device.crt", "broker-ca.pem", "environment")
 
 
@@ -52,17 +54,14 @@ class Broker:
         authority = ["-CA", self.ca, "-CAkey", self.ca_key, "-CAcreateserial", "-days", "2"]
         _openssl("x509", "-req", "-in", request, *authority, "-extfile", extension, "-out",
                  certificate)  # fmt: skip
-        access = folder / "acl"
-        access.write_text("pattern readwrite edge/v1/+/%u/#\n")
+        pattern, documented = _documented()
+        (folder / "acl").write_text(f"{pattern}\n")
         configuration = folder / "mosquitto.conf"
         configuration.write_text(
-            f"listener {self.port} 127.0.0.1\nuser root\npersistence false\n"
-            f"cafile {self.ca}\ncrlfile {self.ca.with_suffix('.crl')}\n"
-            f"certfile {certificate}\nkeyfile {key}\nacl_file {access}\n"
-            "require_certificate true\nuse_identity_as_username true\n"
-            f"log_dest file {self.log}\nlog_type all\n"
+            documented.replace("listener 8883", f"listener {self.port} 127.0.0.1")
+            + f"user root\npersistence false\nlog_dest file {self.log}\nlog_type all\n"
         )
-        self._process = subprocess.Popen([str(MOSQUITTO), "-c", str(configuration)])
+        self._process = subprocess.Popen([str(MOSQUITTO), "-c", str(configuration)], cwd=folder)
         wait_until(self._listens, "mosquitto does not listen")
 
     @property
@@ -92,6 +91,16 @@ class Broker:
     def _listens(self) -> bool:
         assert self._process.poll() is None, "mosquitto has ended"
         return listens(self.port)
+
+
+def _documented() -> tuple[str, str]:
+    """What the documents put into the list of access, and the settings that they give mosquitto."""
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    pattern = re.search(r"^# Has the line: (pattern .+)$", text, re.MULTILINE)
+    settings = re.search(r"^(listener 8883\n[^`]+)```", text, re.MULTILINE)
+    assert pattern is not None
+    assert settings is not None
+    return pattern[1], settings[1]
 
 
 def _openssl(*arguments: Any) -> None:
