@@ -216,4 +216,6 @@ def _say_end(rollout: Rollout, left: list[str]) -> None:
             file=sys.stderr,
         )
     elif left and rollout.phase == "rolling":
-        print("hint: the same command takes on those that were left", file=sys.stderr)
+        is_waiting = any(rollout.steps[device].progress == "waiting" for device in left)
+        how = "takes on those that were left" if is_waiting else "with --retry tries them again"
+        print(f"hint: the same command {how}", file=sys.stderr)

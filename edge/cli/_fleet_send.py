@@ -104,6 +104,8 @@ def _no_end(
     hint = "are commands switched on there ([commands] in edge.toml)?"
     if is_offline or status != "init":
         hint = ""
+    elif board is None:
+        heard, hint = "never seen, no answer", "edge fleet shows which devices there are"
     if is_offline:
         heard = f"offline, {heard}"
     return {"status": "no end", "reason": f"{heard} after {args.timeout:g} s", "hint": hint}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -95,11 +96,19 @@ def _device_figures(sample: Metrics) -> Iterator[str]:
 
 
 def _models(metrics: Metrics) -> Iterator[str]:
-    return (" ".join(_model_figures(sample)) for sample in tables(metrics.get("models")))
+    return (" ".join((name, *_model_figures(sample))) for name, sample in _named(metrics))
+
+
+def _named(metrics: Metrics) -> Iterator[tuple[str, Metrics]]:
+    """A row for each model, and its name: with the version where there are several of it."""
+    rows = tables(metrics.get("models"))
+    counts = Counter(str(row.get("name", "?")) for row in rows)
+    for row in rows:
+        name = str(row.get("name", "?"))
+        yield f"{name} {row.get('version', '?')}" if counts[name] > 1 else name, row
 
 
 def _model_figures(sample: Metrics) -> Iterator[str]:
-    yield str(sample.get("name", "?"))
     latency = table(table(sample.get("latency_ms")).get("infer"))
     rate = number(sample.get("success_per_s"))
     if rate is not None:
@@ -112,13 +121,13 @@ def _model_figures(sample: Metrics) -> Iterator[str]:
 
 def _health(metrics: Metrics) -> Iterator[str]:
     """What is watched of each model, and how it stands."""
-    for row in tables(metrics.get("models")):
+    for name, row in _named(metrics):
         watched = (
             f"{aspect}: {row[aspect]}"
             for aspect in ("drift", "latency", "accuracy")
             if row.get(aspect) not in (None, "off")
         )
-        yield " ".join((str(row.get("name", "?")), *watched))
+        yield " ".join((name, *watched))
 
 
 def _cost_figures(metrics: Metrics) -> Iterator[str]:
@@ -127,10 +136,10 @@ def _cost_figures(metrics: Metrics) -> Iterator[str]:
         yield "no energy known"
     else:
         yield f"{joules:,.0f} J in {number(metrics.get('metered_s')) or 0.0:,.0f} s"
-    for row in tables(metrics.get("models")):
+    for name, row in _named(metrics):
         each = number(row.get("joules_per_inference"))
         if each is not None:
-            yield f"{row.get('name', '?')} {each:.3g} J each"
+            yield f"{name} {each:.3g} J each"
 
 
 def about(info: Metrics) -> Iterator[str]:

@@ -181,6 +181,11 @@ def test_sparkline_is_scaled_to_the_largest(values: list[float], bars: str) -> N
         ("status", {"state": "offline", "reason": "closed"}, "offline · closed"),
         ("tele/device", {"cpu_percent": 12.4, "temperature_max_celsius": 54.0}, "cpu 12 % · 54 °C"),
         ("tele/model", sample(12.34), "digits 12.3/s p50 0.412 ms p99 12.34 ms"),
+        (
+            "tele/model",
+            {"models": [{"name": "m", "version": v, "success_per_s": 1.0} for v in ("1", "2")]},
+            "m 1 1.0/s · m 2 1.0/s",
+        ),
         ("event/model_state", {"name": "m", "from": "a", "to": "b", "why": "c"}, "m a → b · c"),
         (
             "event/command",

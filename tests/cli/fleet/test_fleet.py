@@ -118,6 +118,16 @@ def test_command_without_an_answer_is_taken_back_and_exit_3(
     assert "[commands]" in told.err
 
 
+def test_device_that_nobody_has_seen_is_said_to_be_so(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["send", "load", "--device", "misspelt", "--timeout", "0.5", *BRIEFLY]
+    assert main(["fleet", *command, "--mqtt", url, "--fleet", "plant"]) == EXIT_UNAVAILABLE
+    told = capsys.readouterr()
+    assert told.out == "✗ misspelt  never seen, no answer after 0.5 s\n"
+    assert "edge fleet shows which devices there are" in told.err
+
+
 def test_command_of_an_operator_who_is_killed_expires_by_itself(
     url: str, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,8 +72,9 @@ def test_devices_that_can_not_or_may_not_are_told_and_do_not_count(
 ) -> None:
     with fleet({"a": "good", "b": "unfit", "c": "good"}):
         assert main(roll_out(url, bundle)) == EXIT_GATE
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[-2:] == ["2 done, 1 skipped", "  b  skipped: it unfit"]
+    told = capsys.readouterr()
+    assert told.out.splitlines()[-2:] == ["2 done, 1 skipped", "  b  skipped: it unfit"]
+    assert "the same command with --retry tries them again" in told.err
 
 
 def test_device_that_answers_nonsense_fails_when_its_time_is_up(
