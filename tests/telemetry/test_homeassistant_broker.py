@@ -86,13 +86,18 @@ def _state(name: str, *, is_gone: bool = False) -> Report:
     return Report(("model", name), {} if is_gone else {"name": name, "state": "ready"}, "retained")
 
 
-def test_entities_go_with_their_model_and_come_back_with_it(
-    home: Any, device: Any, eventually: Any
-) -> None:
+def _two_models(home: Any, device: Any, eventually: Any) -> tuple[HomeAssistant, Format]:
     house = home()
     _, told_as = device()
     told_as.tell([DEVICE, _state("digits"), _state("faces")])
     eventually(lambda: house.models() == {"digits", "faces"}, "both models")
+    return house, told_as
+
+
+def test_entities_go_with_their_model_and_come_back_with_it(
+    home: Any, device: Any, eventually: Any
+) -> None:
+    house, told_as = _two_models(home, device, eventually)
     told_as.tell([DEVICE, _state("faces", is_gone=True)])
     eventually(lambda: house.models() == {"digits"}, "one to go")
     told_as.tell([DEVICE, _state("faces")])
@@ -102,10 +107,7 @@ def test_entities_go_with_their_model_and_come_back_with_it(
 def test_entities_go_with_a_model_that_went_while_the_device_was_off(
     home: Any, device: Any, eventually: Any
 ) -> None:
-    house = home()
-    _, told_as = device()
-    told_as.tell([DEVICE, _state("digits"), _state("faces")])
-    eventually(lambda: house.models() == {"digits", "faces"}, "both models")
+    house, _ = _two_models(home, device, eventually)
     sender, told_as = device()
 
     def is_gone() -> bool:
