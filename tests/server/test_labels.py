@@ -66,7 +66,9 @@ def label(live: Any, *labels: Any, path: str = "/v2/models/pets") -> Any:
     return live.request("POST", f"{path}/labels", body)
 
 
-def test_labels_are_counted_and_shown(live: Any) -> None:
+def test_labels_are_counted_and_shown(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "edge.toml").write_text("[health]\nlabels = 100\n")
+    live = _started(start, tmp_path)  # its own, where nobody else has counted
     for request_id in "abcd":
         infer(live, request_id)
     answer = label(
