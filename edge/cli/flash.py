@@ -90,6 +90,7 @@ def _virtual(args: argparse.Namespace, profile: DeviceProfile) -> Flashed:
 
     if args.image is None:
         raise InputError("where should the image go?", hint="-o device.img")
+    size_bytes = parse_bytes(args.size)
     if not args.dry_run:
         require_tools()
     placed = _files(args, profile, personal(args))
@@ -100,7 +101,7 @@ def _virtual(args: argparse.Namespace, profile: DeviceProfile) -> Flashed:
     tell = _output.err().print
     base = base_root(lambda text: tell(text, style="dim"))
     tell("making the image", style="dim")
-    make_image(base, placed, args.image, parse_bytes(args.size))
+    make_image(base, placed, args.image, size_bytes)
     return flashed
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.cli._main import EXIT_USAGE, main
 from edge.core.errors import InputError
 from edge.deploy.overlay import Placed
 from edge.deploy.virtual import image as image_module
@@ -145,3 +146,11 @@ def test_file_that_is_no_disk_is_refused(tmp_path: Path) -> None:
 def _told(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
     return done.stdout
+
+
+def test_command_refuses_a_size_that_is_none_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = ["-o", str(tmp_path / "x.img"), "--size", "lots"]
+    assert main(["flash", "x.edge", "--profile", "virtual-arm64", *image]) == EXIT_USAGE
+    assert "'lots' is no size" in capsys.readouterr().err
