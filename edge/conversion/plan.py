@@ -8,7 +8,7 @@ import msgspec
 
 from edge.conversion.report import Refusal
 from edge.core import plugins
-from edge.core.contracts import Converter, Recipe
+from edge.core.contracts import Availability, Converter, Recipe
 from edge.core.errors import InputError, UnsupportedError
 from edge.core.profile import DeviceProfile
 
@@ -64,11 +64,13 @@ def make_plan(
     converters = {converter.engine: converter for converter in plugins.converters().values()}
     steps: list[Step] = []
     refused: list[Refusal] = []
+    hints: list[str] = []
     for engine in _selected(profile, engines):
         converter = converters.get(engine)
-        reason = _unusable(converter)
-        if converter is None or reason:
-            refused.append(Refusal(engine, reason))
+        availability = _availability(converter)
+        if converter is None or not availability.ready:
+            refused.append(Refusal(engine, availability.reason))
+            hints.append(availability.hint)
             continue
         for name in wanted:
             if name in converter.precisions:
@@ -88,7 +90,10 @@ def make_plan(
                 f"{precision} needs real samples to calibrate on", hint="add --calib IMAGES/"
             )
         reasons = "; ".join(f"{item.id}: {item.why}" for item in refused)
-        raise UnsupportedError(f"nothing can be made for {profile.name}: {reasons}")
+        raise UnsupportedError(
+            f"nothing can be made for {profile.name}: {reasons}",
+            hint="; ".join(dict.fromkeys(filter(None, hints))),
+        )
     return Plan(profile, tuple(steps), tuple(refused))
 
 
@@ -102,8 +107,7 @@ def _selected(profile: DeviceProfile, engines: Sequence[str]) -> tuple[str, ...]
     return tuple(engine for engine in order if not engines or engine in engines)
 
 
-def _unusable(converter: Converter | None) -> str:
+def _availability(converter: Converter | None) -> Availability:
     if converter is None:
-        return "no converter writes for it yet"
-    availability = converter.availability()
-    return "" if availability.ready else availability.reason
+        return Availability(ready=False, reason="no converter writes for it yet")
+    return converter.availability()

@@ -22,7 +22,8 @@ class _Converter:
         return {name: Recipe(needs_samples=True) for name in ("", "plain")}
 
     def availability(self) -> Availability:
-        return Availability(ready=not self._reason, reason=self._reason)
+        hint = f"mend {self._reason}" if self._reason else ""
+        return Availability(ready=not self._reason, reason=self._reason, hint=hint)
 
 
 @pytest.fixture
@@ -85,8 +86,12 @@ def test_unusable_converter_is_named_with_its_reason(converters):
 
 def test_nothing_to_make_says_all_the_reasons(converters):
     converters.clear()
-    with pytest.raises(UnsupportedError, match="openvino: no converter writes for it yet"):
+    converters["one"] = _Converter("onnxruntime", ("fp32",), reason="onnx is missing")
+    with pytest.raises(
+        UnsupportedError, match="openvino: no converter writes for it yet; onnxruntime: onnx is"
+    ) as refusal:
         _make()
+    assert refusal.value.hint == "mend onnx is missing"
 
 
 def test_unknown_engine_is_refused(converters):
