@@ -215,16 +215,16 @@ class Assembly:
                 self._take(*item)
                 came_s = asked_s = now_s
                 wait_s = _ROUND_S
+            elif now_s - asked_s > wait_s:  # the sender hears that these are not on their way
+                asked_s, wait_s = now_s, min(2 * wait_s, _LONGEST_ROUND_S)
+                self._round += 1
+                self._tell()
             elif now_s - came_s > self._terms.patience_s:
                 raise UnavailableError(
                     f"no chunk came for {self._terms.patience_s:g} s, "
                     f"{self._geometry.count - self._received_count} are missing",
                     hint="send the command again under another id: what came is kept",
                 )
-            elif now_s - asked_s > wait_s:  # the sender hears that these are not on their way
-                asked_s, wait_s = now_s, min(2 * wait_s, _LONGEST_ROUND_S)
-                self._round += 1
-                self._tell()
             if self._unsafe_bytes and now_s - self._kept_s > _KEEP_S:
                 self._keep()
 
