@@ -34,6 +34,7 @@ _EXIT_CODES = {
     "put-back": _main.EXIT_GATE,
     "refused": _main.EXIT_USAGE,
     "unavailable": _main.EXIT_UNAVAILABLE,
+    "defect": _main.EXIT_DEFECT,
 }
 
 

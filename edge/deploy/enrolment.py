@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
 
-from edge.core.errors import EdgeError, InputError, UnavailableError
+from edge.core.errors import InputError
 from edge.deploy.authority import DEVICE_DAYS, Authority
 from edge.deploy.certificates import (
     Request,
@@ -21,11 +19,12 @@ from edge.deploy.certificates import (
     read_request,
 )
 from edge.deploy.connection import Connection, connect
+from edge.deploy.hosts import on_each
 from edge.deploy.register import Entry, Register
 from edge.deploy.rollout import lock
 from edge.telemetry.address import addresses
 
-State = Literal["enrolled", "planned", "pending", "put-back", "refused", "unavailable"]
+State = Literal["enrolled", "planned", "pending", "put-back", "refused", "unavailable", "defect"]
 """``pending``: nobody has approved its name yet; ``put-back``: the broker did not take it, so that
 all is as before."""
 
@@ -124,19 +123,13 @@ def enroll(
     Args:
         report: Called with a host, and what it is at.
     """
-
-    def guarded(host: str) -> Enrolment:
-        start_s = time.monotonic()
-        try:
-            outcome = _enroll(host, order, lambda text: report(host, text))
-        except UnavailableError as error:
-            outcome = Enrolment(host, "unavailable", str(error), error.hint)
-        except EdgeError as error:
-            outcome = Enrolment(host, "refused", str(error), error.hint)
-        return msgspec.structs.replace(outcome, seconds=round(time.monotonic() - start_s, 2))
-
-    with ThreadPoolExecutor(max(1, order.parallel), thread_name_prefix="edge-enroll") as pool:
-        return list(pool.map(guarded, hosts))
+    return on_each(
+        hosts,
+        order.parallel,
+        report,
+        lambda host, told: _enroll(host, order, lambda text: told(host, text)),
+        Enrolment,
+    )
 
 
 def _enroll(host: str, order: Order, say: Callable[[str], None]) -> Enrolment:

@@ -6,15 +6,12 @@ import getpass
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from edge.core.errors import EdgeError, UnavailableError
 from edge.deploy.connection import Connection, RemoteError, connect
 from edge.deploy.contract import (
     Difference,
@@ -23,6 +20,8 @@ from edge.deploy.contract import (
     release_differences,
 )
 from edge.deploy.facts import Facts, decode_facts
+from edge.deploy.hosts import Failure
+from edge.deploy.hosts import on_each as _on_each
 from edge.deploy.ondevice.layout import Layout
 from edge.deploy.overlay import system_files
 from edge.deploy.plan import Plan, make_plan
@@ -147,37 +146,12 @@ def deploy(
 def on_each(
     hosts: Sequence[str], parallel: int, report: Report, act: Callable[[str, Report], Outcome]
 ) -> list[Outcome]:
-    """``act`` for each host; what it raises becomes that host's outcome.
+    """``act`` for each host; what it raises becomes that host's outcome."""
+    return _on_each(hosts, parallel, report, act, _failed)
 
-    Once this is interrupted, what they are at ends at the next thing that they report.
-    """
-    is_over = threading.Event()
 
-    def told(host: str, at: str, share: float) -> None:
-        if is_over.is_set():
-            raise UnavailableError("it was interrupted")
-        report(host, at, share)
-
-    def guarded(host: str) -> Outcome:
-        start_s = time.monotonic()
-        try:
-            outcome = act(host, told)
-        except UnavailableError as error:
-            outcome = Outcome(host, "unavailable", str(error), error.hint)
-        except EdgeError as error:
-            outcome = Outcome(host, "differs", str(error), error.hint)
-        except Exception as error:  # the others' outcomes are not lost for it
-            log.debug("%s", host, exc_info=True)
-            hint = "this is a defect of edge; run it again with --debug and report what it prints"
-            outcome = Outcome(host, "defect", f"{type(error).__name__}: {error}", hint)
-        return msgspec.structs.replace(outcome, seconds=round(time.monotonic() - start_s, 2))
-
-    pool = ThreadPoolExecutor(max(1, parallel), thread_name_prefix="edge-deploy")
-    try:
-        return list(pool.map(guarded, hosts))
-    finally:
-        is_over.set()
-        pool.shutdown(wait=False, cancel_futures=True)
+def _failed(host: str, failure: Failure, reason: str, hint: str) -> Outcome:
+    return Outcome(host, "differs" if failure == "refused" else failure, reason, hint)
 
 
 def _deploy_to(host: str, order: Order, depot: Depot, report: Report) -> Outcome:

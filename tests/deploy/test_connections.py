@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from patience import LONG_S
 from ssh_device import Device, wait_until
 
 from edge.core.errors import UnavailableError
-from edge.deploy import care, connection, contract, rollout
+from edge.deploy import care, connection, contract, enrolment, rollout
 from edge.deploy.connection import connect
 from edge.deploy.release import read_bundles
 from edge.deploy.rollout import Outcome
@@ -171,6 +172,19 @@ def test_a_defect_on_the_way_to_one_host_is_no_end_for_the_others() -> None:
     odd, good = rollout.on_each(["odd", "good"], 2, lambda *_: None, asked)
     assert (odd.state, odd.reason) == ("defect", "KeyError: 'what no answer holds'")
     assert good.state == "done"
+
+
+def test_a_defect_in_one_enrolment_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(host: str, *_: object) -> enrolment.Enrolment:
+        if host == "odd":
+            raise KeyError("what no answer holds")
+        return enrolment.Enrolment(host, "enrolled")
+
+    monkeypatch.setattr(enrolment, "_enroll", found)
+    order: Any = SimpleNamespace(parallel=2)
+    odd, good = enrolment.enroll(order, ["odd", "good"], lambda *_: None)
+    assert (odd.state, odd.reason) == ("defect", "KeyError: 'what no answer holds'")
+    assert good.state == "enrolled"
 
 
 def test_what_is_interrupted_ends_at_the_next_step_of_each_host() -> None:
