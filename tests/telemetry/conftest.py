@@ -114,15 +114,19 @@ class Listener:
         dropped, as what is retained and what is not come in no order."""
         found: list[Arrival] = []
 
-        def has_come() -> bool:
+        def is_here() -> bool:
             for place, arrival in enumerate(self.arrivals):
                 if wanted(arrival):
                     before = [one for one in self.arrivals[:place] if one.topic != arrival.topic]
                     self.arrivals[: place + 1] = before
                     found.append(arrival)
                     return True
-            self.arrivals += self.watcher.poll(0.1)
             return False
+
+        def has_come() -> bool:
+            if not is_here():
+                self.arrivals += self.watcher.poll(0.1)
+            return bool(found) or is_here()
 
         wait_until(has_come, what)
         return found[0]
