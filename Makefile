@@ -24,8 +24,10 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## Convert the sample model, serve it, send it pictures, show live telemetry
 	@$(BIN)/python examples/demo.py
 
+# One process more than cores, as many tests wait for others' processes.
 test: $(READY) ## Run the tests
-	@$(BIN)/python -m pytest --numprocesses auto --quiet
+	@$(BIN)/python -m pytest --quiet \
+	  --numprocesses "$$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)')"
 
 lint: $(READY) ## Check style, format and who imports whom
 	@$(BIN)/ruff check .
